@@ -1,0 +1,37 @@
+# make demo         install, then rank the first agents on KVEvict-AIME-v0 (table, rows, plot)
+# make test         install, then run the tests
+# make lint         ruff and mypy
+# make bench-speed  tokens a second against transformers' generate
+# make results      the numbers and the plot in the README: all agents, all budgets, the whole test split (long)
+PYTHON ?= python3
+BIN := .venv/bin
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+.PHONY: install demo test lint bench-speed results clean
+install: .venv/installed
+
+demo: install
+	$(BIN)/kv-gym bench KVEvict-AIME-v0
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench-speed: install
+	$(BIN)/python tests/benchmarks/speed.py
+
+results: install
+	$(BIN)/kv-gym bench KVEvict-AIME-v0 --problems 256 --budget 48 --budget 64 --budget 96 --budget 128 --budget 192 \
+		--budget 256 --width 64 --out leaderboards/results/KVEvict-AIME-v0
+
+clean:
+	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache

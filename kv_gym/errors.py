@@ -1,0 +1,47 @@
+"""Errors that users can meet. Each message says what came, what is allowed and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class KVGymError(Exception):
+    """Base of all errors that kv-gym raises on purpose."""
+
+
+class ConfigError(KVGymError, ValueError):
+    """An option is unknown or its value is not allowed."""
+
+
+class BudgetError(ConfigError):
+    """The budget leaves nothing to decide."""
+
+
+class UnknownNameError(KVGymError, ValueError):
+    """A name (of a model, agent, problem, option ...) is not known."""
+
+
+class UnsupportedModelError(KVGymError):
+    """The model's attention cannot be evicted slot by slot."""
+
+
+class ReferenceFileError(KVGymError):
+    """A stored reference generation is damaged or belongs to something else."""
+
+
+class ScoreError(KVGymError, ValueError):
+    """Keep scores have the wrong shape or are not numbers."""
+
+
+class ActionError(KVGymError, ValueError):
+    """An action is outside the action space."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str], fix: str = "") -> UnknownNameError:
+    """Build the error for an unknown name, with the nearest known one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    tail = f" {fix}" if fix else ""
+    return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.{tail}")
