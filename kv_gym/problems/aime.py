@@ -1,0 +1,151 @@
+"""AIME-format problems with written-out solutions, generated without end.
+
+Answers are integers from 000 to 999, boxed with three digits; all arithmetic is modulo 1000. Each family asks the
+cache for something else:
+
+- ``graph``: definitions in shuffled order. The chain of needed definitions is traced back first, then worked forward;
+  any earlier value may be needed again.
+- ``ledger``: accounts that are changed again and again. Only the newest balance of each is worth keeping.
+- ``lag``: x[n] = x[n-1] + x[n-k]. Every value is needed once more, k lines later, then never again.
+- ``collect``: terms of a progression whose last digit is below 5 get a capital letter; at the end those from far back
+  are added up.
+
+Every line of a solution has the same shape and width, ``c=a+b=037+512:7+2+0=09,3+1+0=04,0+5+0=05;c=549``: two values
+looked up, added or subtracted digit by digit from the units (first digit of each result: the carry or borrow), and the
+value stated again under its name. That makes the arithmetic learnable by a model of 1-2 M parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kv_gym.problems.base import Problem, problem_rng
+
+MODULUS = 1000
+LETTERS = "abcdefghijklmnopqr"
+FLAGS = "ABCDEFGH"
+FLAG_BELOW = 5
+
+Draft = tuple[str, str, int]  # prompt, solution, answer
+
+
+def worked_line(target: str, left: str, op: str, right: str, values: dict[str, int]) -> str:
+    """Write one operation out digit by digit and store its result in `values[target]`."""
+    x, y = values[left], values[right]
+    steps, carry = [], 0
+    for place in (1, 10, 100):
+        a, b = x // place % 10, y // place % 10
+        total = a + b + carry if op == "+" else a - b - carry
+        new_carry = int(total > 9 or total < 0)
+        steps.append(f"{a}{op}{b}{op}{carry}={new_carry}{total % 10}")
+        carry = new_carry
+    values[target] = (x + y if op == "+" else x - y) % MODULUS
+    return f"{target}={left}{op}{right}={x:03}{op}{y:03}:{','.join(steps)};{target}={values[target]:03}"
+
+
+def boxed(name: str, value: int) -> str:
+    return f"?{name}\\boxed{{{value:03}}}"
+
+
+def draw_values(rng: np.random.Generator, names: str | list[str]) -> dict[str, int]:
+    return {name: int(rng.integers(MODULUS)) for name in names}
+
+
+def graph(rng: np.random.Generator, n_ops: int) -> Draft:
+    """A chain of definitions over two given values; each uses the one before it and any earlier one."""
+    names = [LETTERS[i] for i in rng.permutation(len(LETTERS))[: n_ops + 2]]
+    values = draw_values(rng, names[:2])
+    definitions = [f"{name}={values[name]:03}" for name in names[:2]]
+    operations = []
+    for i in range(2, n_ops + 2):
+        left, right, op = names[i - 1], names[int(rng.integers(i - 1))], "+-"[int(rng.integers(2))]
+        operations.append((names[i], left, op, right))
+        definitions.append(f"{names[i]}={left}{op}{right}")
+    shuffled = [definitions[i] for i in rng.permutation(len(definitions))]
+    trace = "".join(reversed(names[2:]))
+    lines = [trace, *(worked_line(*operation, values) for operation in operations), boxed(names[-1], values[names[-1]])]
+    return f"graph {','.join(shuffled)}?{names[-1]}\n", "\n".join(lines), values[names[-1]]
+
+
+def ledger(rng: np.random.Generator, n_ops: int) -> Draft:
+    """Three accounts; each entry adds one account to another or takes it away."""
+    names = [LETTERS[i] for i in rng.permutation(len(LETTERS))[:3]]
+    values = draw_values(rng, names)
+    opening = ",".join(f"{name}={values[name]:03}" for name in names)
+    pairs = [(a, op, b) for a in names for b in names if a != b for op in "+-"]
+    entries = [pairs[i] for i in rng.permutation(len(pairs))[:n_ops]]
+    query = names[int(rng.integers(3))]
+    lines = [worked_line(a, a, op, b, values) for a, op, b in entries]
+    listed = ",".join("".join(entry) for entry in entries)
+    return f"ledger {opening}:{listed}?{query}\n", "\n".join([*lines, boxed(query, values[query])]), values[query]
+
+
+def lag(rng: np.random.Generator, n_ops: int) -> Draft:
+    """x[n] = x[n-1] + x[n-k] from k given values, k from 2 to 5."""
+    k = int(rng.integers(2, 6))
+    values = draw_values(rng, LETTERS[:k])
+    given = ",".join(f"{name}={value:03}" for name, value in values.items())
+    last = k + min(n_ops, len(LETTERS) - k)
+    lines = [worked_line(LETTERS[n], LETTERS[n - 1], "+", LETTERS[n - k], values) for n in range(k, last)]
+    query = LETTERS[last - 1]
+    return f"lag {given}?{query}\n", "\n".join([*lines, boxed(query, values[query])]), values[query]
+
+
+def collect(rng: np.random.Generator, n_ops: int) -> Draft:
+    """Terms of a + i*z; those whose last digit is below 5 are flagged A, B, ... and added up at the end."""
+    while True:
+        values = draw_values(rng, "az")
+        terms = [(values["a"] + i * values["z"]) % MODULUS for i in range(1, n_ops + 1)]
+        n_flagged = sum(term % 10 < FLAG_BELOW for term in terms)
+        if 3 <= n_flagged <= 5:
+            break
+    query = LETTERS[n_ops]
+    prompt = f"collect a={values['a']:03},z={values['z']:03}?{query}\n"
+    lines: list[str] = []
+    flags: list[str] = []
+    for n in range(1, n_ops + 1):
+        line = worked_line(LETTERS[n], LETTERS[n - 1], "+", "z", values)
+        value = values[LETTERS[n]]
+        if value % 10 < FLAG_BELOW:
+            flags.append(FLAGS[len(flags)])
+            values[flags[-1]] = value
+            line += f";{flags[-1]}={value:03}"
+        lines.append(line)
+    lines.append(f"sum {flags[0]}-{flags[-1]}")
+    left = flags[0]
+    for flag in flags[1:]:
+        lines.append(worked_line("s", left, "+", flag, values))
+        left = "s"
+    lines.append(boxed("s", values["s"]))
+    return prompt, "\n".join(lines), values["s"]
+
+
+FAMILIES: dict[str, Callable[[np.random.Generator, int], Draft]] = {
+    "graph": graph,
+    "ledger": ledger,
+    "lag": lag,
+    "collect": collect,
+}
+# Operations per problem, lowest and highest: solutions of about 300 to 700 tokens.
+N_OPS = {"graph": (6, 8), "ledger": (7, 8), "lag": (8, 13), "collect": (7, 10)}
+
+
+def draft(family: str, rng: np.random.Generator, n_ops: int | None = None) -> Draft:
+    """Draw one problem of a family; `n_ops` overrides its size (shorter ones start the training)."""
+    low, high = N_OPS[family]
+    return FAMILIES[family](rng, int(rng.integers(low, high + 1)) if n_ops is None else n_ops)
+
+
+class AIMESource:
+    """The four families in turn: problem `index` belongs to family ``index % 4``."""
+
+    name = "aime"
+    families = tuple(FAMILIES)
+
+    def problem(self, split: str, seed: int, index: int) -> Problem:
+        """Return problem `index` of `split`; the same arguments always give the same problem."""
+        family = self.families[index % len(self.families)]
+        prompt, solution, answer = draft(family, problem_rng(split, seed, index))
+        return Problem(f"{self.name}/{split}/{seed}/{index}", family, prompt, f"{answer:03}", solution)
