@@ -1,0 +1,94 @@
+"""The one attention function that every frozen LLM runs on, and attention rows recomputed from stored queries.
+
+transformers hands an attention function the queries after RoPE and whatever the cache's `update` returned. Ours asks
+the cache which slots each query may see, so the same function serves the evicting and the full cache.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from kv_gym.errors import UnsupportedModelError
+
+ATTENTION_NAME = "kv_gym_slots"
+CACHE_KWARG = "kv_gym_cache"
+
+
+def slot_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend to the slots that the cache holds.
+
+    Args:
+        module: The attention layer; `layer_idx` tells which.
+        query: [N, H_q, T, D], after RoPE.
+        key: [N, H_kv, S, D], as the cache returned it.
+        value: [N, H_kv, S, D].
+        attention_mask: Ignored; visibility comes from the cache.
+        scaling: Factor on the logits; 1/sqrt(D) when missing.
+        kwargs: Must hold the cache under `kv_gym_cache`.
+
+    Returns:
+        The output [N, T, H_q, D], and None for the weights.
+
+    Raises:
+        UnsupportedModelError: The model asks for soft-capped logits or learned attention sinks.
+    """
+    for name in ("softcap", "s_aux"):
+        if kwargs.get(name) is not None:
+            raise UnsupportedModelError(f"{type(module).__name__} uses {name!r}, which slot attention does not compute.")
+    cache = kwargs[CACHE_KWARG]
+    n, n_q_heads, length, width = query.shape
+    n_kv_heads = key.shape[1]
+    group = n_q_heads // n_kv_heads
+    scale = 1 / math.sqrt(width) if scaling is None else scaling
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    cache.observe(layer, query, key, scale)
+    # The queries of a group share their keys: fold the group into the query axis instead of repeating keys and values.
+    folded = query.reshape(n, n_kv_heads, group * length, width)
+    out = F.scaled_dot_product_attention(folded, key, value, attn_mask=cache.visible(length, group), scale=scale)
+    return out.reshape(n, n_q_heads, length, width).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION_NAME, slot_attention)
+
+
+def attention_rows(query: Tensor, key: Tensor, visible: Tensor, scale: float) -> Tensor:
+    """Softmaxed attention rows, float32.
+
+    Args:
+        query: [..., H_q, T, D].
+        key: [..., H_kv, S, D].
+        visible: Bool, broadcastable to [..., H_kv, group, T, S].
+        scale: Factor on the logits.
+
+    Returns:
+        [..., H_kv, group, T, S]; rows that see nothing are zero.
+    """
+    return masked_softmax(attention_logits(query, key, scale), visible)
+
+
+def attention_logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Unmasked logits, float32, [..., H_kv, group, T, S]; shapes as in `attention_rows`."""
+    *batch, n_q_heads, length, width = query.shape
+    n_kv_heads = key.shape[-3]
+    grouped = query.reshape(*batch, n_kv_heads, n_q_heads // n_kv_heads * length, width)
+    logits = torch.matmul(grouped.float() * scale, key.float().transpose(-1, -2))
+    return logits.reshape(*batch, n_kv_heads, n_q_heads // n_kv_heads, length, key.shape[-2])
+
+
+def masked_softmax(logits: Tensor, visible: Tensor) -> Tensor:
+    """Softmax over the last axis where `visible`; rows that see nothing are zero."""
+    return torch.nan_to_num(logits.masked_fill(~visible, -math.inf).softmax(-1), nan=0.0)

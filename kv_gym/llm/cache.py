@@ -1,0 +1,295 @@
+"""The two caches. Only this file writes keys and values.
+
+`SlotCache` evicts: every layer and KV head holds the same number of slots, kept in time order, with their absolute
+positions. `FullCache` never evicts and indexes slots by position, so rows of different length share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from kv_gym.llm.attention import attention_rows
+from kv_gym.llm.statistics import SlotStatistics, accumulate
+
+Observer = Callable[[int, Tensor, Tensor, float], None]
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """Sizes that a model gives its cache, and where it lives."""
+
+    n_layers: int
+    n_q_heads: int
+    n_kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def group(self) -> int:
+        return self.n_q_heads // self.n_kv_heads
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot in all layers and KV heads: a key and a value each."""
+        return 2 * self.n_layers * self.n_kv_heads * self.head_dim * self.dtype.itemsize
+
+
+class _Layer(CacheLayerMixin):
+    """One layer's door into its cache; transformers calls `update` right before attention."""
+
+    is_sliding = False
+
+    def __init__(self, cache: SlotCache | FullCache, index: int) -> None:
+        super().__init__()
+        self.cache, self.index = cache, index
+        self.is_initialized = True
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: all memory is allocated with the cache."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return self.cache.write(self.index, key_states, value_states)
+
+    # The frozen LLM passes positions and visibility itself; transformers only asks these for masks that nobody reads.
+    def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        return self.cache.length, 0
+
+    def get_seq_length(self, *args: Any, **kwargs: Any) -> int:
+        return self.cache.length
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        return -1
+
+
+class SlotCache(Cache):
+    """A cache of `budget + evict_every` slots per layer and KV head, emptied to `budget` by `evict`.
+
+    Args:
+        shape: Sizes of the model.
+        n: Episodes in the batch, N.
+        budget: Slots that stay after an eviction.
+        evict_every: Slots that are evicted at once.
+        n_obs: Newest queries that are kept for recomputing attention rows; at least 32 and `evict_every`.
+        track: Keep `SlotStatistics`. Costs one attention recomputation per eviction.
+
+    Attributes:
+        positions: Absolute position of each slot, [L, N, H_kv, S].
+        queries: The newest `n_obs` queries after RoPE, [L, N, H_q, n_obs, D].
+        query_positions: Their positions, -1 where there is none yet, [N, n_obs].
+        statistics: Accumulators over [L, N], or None.
+        carried: Per-slot state of agents by name, [L, N, H_kv, S]; gathered at evictions, filled anew for new slots.
+        length: Slots filled so far, the same everywhere.
+    """
+
+    def __init__(
+        self, shape: CacheShape, n: int, budget: int, evict_every: int, n_obs: int | None = None, track: bool = False
+    ) -> None:
+        self.shape, self.n, self.budget, self.evict_every = shape, n, budget, evict_every
+        self.slots = budget + evict_every
+        self.n_obs = max(32, evict_every, n_obs or 0)
+        super().__init__(layers=[_Layer(self, index) for index in range(shape.n_layers)])
+        kv = (shape.n_layers, n, shape.n_kv_heads, self.slots)
+        options: dict[str, Any] = {"dtype": shape.dtype, "device": shape.device}
+        self.keys = torch.zeros(*kv, shape.head_dim, **options)
+        self.values = torch.zeros(*kv, shape.head_dim, **options)
+        self.positions = torch.zeros(kv, dtype=torch.long, device=shape.device)
+        self.queries = torch.zeros(shape.n_layers, n, shape.n_q_heads, self.n_obs, shape.head_dim, **options)
+        self.query_positions = torch.full((n, self.n_obs), -1, device=shape.device)
+        self.statistics = (
+            SlotStatistics.zeros(kv[:2], shape.n_kv_heads, shape.group, self.slots, shape.device) if track else None
+        )
+        self.carried: dict[str, Tensor] = {}
+        self._fills: dict[str, float] = {}
+        self.scale = 1.0
+        self.length = 0
+        self._new = 0  # tokens in the forward under way
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values held for one episode."""
+        return (self.keys.nbytes + self.values.nbytes) // self.n
+
+    def begin(self, positions: Tensor) -> None:
+        """Announce a forward over tokens at `positions` [N, T]; their slots are the next T."""
+        self._new = positions.shape[1]
+        start, self.length = self.length, self.length + self._new
+        assert self.length <= self.slots, f"{self.length} slots do not fit into {self.slots}"
+        self.positions[..., start : self.length] = positions[None, :, None]
+        kept = min(self._new, self.n_obs)
+        self.query_positions = torch.cat([self.query_positions[:, kept:], positions[:, -kept:]], 1)
+        self.queries = torch.cat([self.queries[..., kept:, :], self.queries[..., :kept, :]], -2)
+
+    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values [N, H_kv, T, D] of one layer; return all that are filled."""
+        self.keys[layer, :, :, self.length - self._new : self.length] = key
+        self.values[layer, :, :, self.length - self._new : self.length] = value
+        return self.keys[layer, :, :, : self.length], self.values[layer, :, :, : self.length]
+
+    def observe(self, layer: int, query: Tensor, key: Tensor, scale: float) -> None:
+        """Keep the newest queries; at a prefill, accumulate the attention of those that will not be kept."""
+        self.scale = scale
+        kept = min(self._new, self.n_obs)
+        self.queries[layer, :, :, self.n_obs - kept :] = query[:, :, -kept:]
+        if self.statistics is not None and self._new == self.length:
+            self._accumulate_prefill(layer, query, key, scale)
+
+    def _accumulate_prefill(self, layer: int, query: Tensor, key: Tensor, scale: float) -> None:
+        """Accumulate all but the last `evict_every` queries of a prefill; `settle` adds those."""
+        statistics = self.statistics
+        assert statistics is not None
+        end = self.length - self.evict_every
+        current = statistics.at((layer, slice(None), ..., slice(0, self.length)))
+        for start in range(0, end, 256):
+            stop = min(start + 256, end)
+            visible = torch.ones(stop - start, self.length, dtype=torch.bool, device=key.device).tril(start)
+            rows = attention_rows(query[:, :, start:stop], key, visible, scale)
+            queries = self.positions[layer, :, 0, start:stop]  # positions are those of the slots: nothing is evicted yet
+            current = accumulate(current, rows, queries[:, None, :, None])
+        for stored, new in zip(statistics.tensors(), current.tensors(), strict=True):
+            stored[layer, ..., : self.length] = new
+
+    def visible(self, length: int, group: int) -> Tensor | None:
+        """Which slots the queries of this forward see, [group * T, S]; None means all."""
+        if length == 1:
+            return None
+        mask = torch.ones(length, self.length, dtype=torch.bool, device=self.shape.device)
+        return mask.tril(self.length - length).repeat(group, 1)
+
+    def rows(self, n_queries: int) -> Tensor:
+        """Attention of the newest `n_queries` queries over the live slots, [L, N, H_kv, group, T, S].
+
+        Exact for queries since the last eviction; older ones are renormalised over what is left.
+        """
+        keys = self.keys[..., : self.length, :]
+        return attention_rows(self.queries[..., self.n_obs - n_queries :, :], keys, self.seen_by(n_queries), self.scale)
+
+    def seen_by(self, n_queries: int) -> Tensor:
+        """Which live slots the newest `n_queries` queries may see, [L, N, H_kv, 1, T, S] bool."""
+        when = self.query_positions[:, self.n_obs - n_queries :]
+        return self.positions[..., None, None, : self.length] <= when[None, :, None, None, :, None]
+
+    def settle(self) -> None:
+        """Accumulate the window that ends here. Called once before each eviction, and by nobody else."""
+        if self.statistics is None:
+            return
+        window = self.query_positions[:, self.n_obs - self.evict_every :]
+        self.statistics = accumulate(self.statistics, self.rows(self.evict_every), window[None, :, None, :, None])
+
+    def carry(self, name: str, fill: float = 0.0) -> Tensor:
+        """Return the per-slot state `name`, [L, N, H_kv, S] float32, to be changed in place; new slots hold `fill`."""
+        if name not in self.carried:
+            self._fills[name] = fill
+            self.carried[name] = torch.full(self.positions.shape, fill, device=self.shape.device)
+        return self.carried[name]
+
+    def evict(self, keep: Tensor) -> None:
+        """Keep the slots `keep` [L, N, H_kv, budget], given in time order; all others are gone for good."""
+        index = keep[..., None].expand(*keep.shape, self.shape.head_dim)
+        for tensor in (self.keys, self.values):
+            tensor[..., : self.budget, :] = tensor.gather(-2, index)
+        self.positions[..., : self.budget] = self.positions.gather(-1, keep)
+        for name, tensor in self.carried.items():
+            tensor[..., : self.budget] = tensor.gather(-1, keep)
+            tensor[..., self.budget :] = self._fills[name]
+        if self.statistics is not None:
+            self._evict_statistics(self.statistics, keep)
+        self.length = self.budget
+
+    def _evict_statistics(self, statistics: SlotStatistics, keep: Tensor) -> None:
+        per_query_head = keep[..., None, :].expand(*keep.shape[:-1], self.shape.group, self.budget)
+        for tensor, fill in zip(statistics.tensors(), (0, 0, -1, 0), strict=True):
+            index = per_query_head if tensor.ndim == per_query_head.ndim else keep
+            tensor[..., : self.budget] = tensor.gather(-1, index)
+            tensor[..., self.budget :] = fill
+
+    def _batch_tensors(self) -> list[Tensor]:
+        """Every tensor whose second axis is the batch."""
+        statistics = [] if self.statistics is None else self.statistics.tensors()
+        carried = [self.carried[name] for name in sorted(self.carried)]
+        return [self.keys, self.values, self.positions, self.queries, *statistics, *carried]
+
+    def select(self, rows: Tensor) -> SlotCache:
+        """Return a copy that holds only `rows` [R] of the batch."""
+        part = SlotCache(self.shape, len(rows), self.budget, self.evict_every, self.n_obs, self.statistics is not None)
+        for name, fill in self._fills.items():
+            part.carry(name, fill)
+        for mine, theirs in zip(part._batch_tensors(), self._batch_tensors(), strict=True):
+            mine.copy_(theirs[:, rows])
+        part.query_positions = self.query_positions[rows]
+        part.length, part.scale = self.length, self.scale
+        return part
+
+    def put(self, rows: Tensor, part: SlotCache) -> None:
+        """Overwrite `rows` [R] of the batch with the rows of `part`, which holds as many slots."""
+        for name, fill in {**self._fills, **part._fills}.items():
+            self.carry(name, fill)
+            part.carry(name, fill)
+        for mine, theirs in zip(self._batch_tensors(), part._batch_tensors(), strict=True):
+            mine[:, rows] = theirs
+        self.query_positions[rows] = part.query_positions
+        self.length, self.scale = part.length, part.scale
+
+
+class FullCache(Cache):
+    """A cache that keeps everything; the slot of a token is its position, so rows may have different lengths.
+
+    Args:
+        shape: Sizes of the model.
+        n: Episodes in the batch, N.
+        capacity: Longest text, tokens.
+
+    Attributes:
+        rows: The episodes that the next forwards read, [R]; all of them at first.
+        observer: Called as observer(layer, query [N, H_q, T, D], key [N, H_kv, S, D], scale) at every attention.
+    """
+
+    def __init__(self, shape: CacheShape, n: int, capacity: int) -> None:
+        self.shape, self.n, self.capacity = shape, n, capacity
+        super().__init__(layers=[_Layer(self, index) for index in range(shape.n_layers)])
+        kv = (shape.n_layers, n, shape.n_kv_heads, capacity, shape.head_dim)
+        self.keys = torch.zeros(kv, dtype=shape.dtype, device=shape.device)
+        self.values = torch.zeros(kv, dtype=shape.dtype, device=shape.device)
+        self.observer: Observer | None = None
+        self.length = 0
+        self._positions = torch.zeros(n, 0, dtype=torch.long, device=shape.device)
+        self.rows = torch.arange(n, device=shape.device)
+        self._visible: dict[int, Tensor] = {}
+
+    def begin(self, positions: Tensor) -> None:
+        """Announce a forward over tokens at `positions` [R, T]; what stands there is overwritten."""
+        self._positions = positions
+        self._visible = {}
+        self.length = int(positions.max()) + 1
+
+    def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values [R, H_kv, T, D] of one layer at their positions."""
+        rows = self.rows[:, None]
+        self.keys[layer].transpose(1, 2)[rows, self._positions] = key.transpose(1, 2)
+        self.values[layer].transpose(1, 2)[rows, self._positions] = value.transpose(1, 2)
+        keys, values = self.keys[layer, :, :, : self.length], self.values[layer, :, :, : self.length]
+        return (keys, values) if len(self.rows) == self.n else (keys[self.rows], values[self.rows])
+
+    def observe(self, layer: int, query: Tensor, key: Tensor, scale: float) -> None:
+        if self.observer is not None:
+            self.observer(layer, query, key, scale)
+
+    def seen(self) -> Tensor:
+        """Which slots the queries of this forward may see, [R, 1, 1, T, S] bool."""
+        slots = torch.arange(self.length, device=self.shape.device)
+        return (slots <= self._positions[..., None])[:, None, None]
+
+    def visible(self, length: int, group: int) -> Tensor | None:
+        """The same for queries folded by group, [R, 1, group * T, S]."""
+        if group not in self._visible:
+            self._visible[group] = self.seen()[:, 0].repeat(1, 1, group, 1)
+        return self._visible[group]

@@ -1,0 +1,166 @@
+"""Load a frozen LLM and read tokens with it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from kv_gym.errors import ConfigError, UnknownNameError, UnsupportedModelError
+from kv_gym.llm.attention import ATTENTION_NAME, CACHE_KWARG
+from kv_gym.llm.cache import CacheShape, FullCache, SlotCache
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+EMBEDDED = {"tiny": Path(__file__).parent / "tiny" / "weights"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class FrozenLLM:
+    """A causal LM in eval mode, without gradients, on our attention function.
+
+    Attributes:
+        name: What it was loaded by.
+        fingerprint: SHA-256 over weights, config and vocabulary; part of every stored reference and result.
+        shape: Sizes for caches.
+        stop_ids: Token ids that end a generation.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer, self.name = tokenizer, name
+        config = model.config.get_text_config()
+        check_supported(config)
+        self.model.set_attn_implementation(ATTENTION_NAME)
+        n_q_heads = config.num_attention_heads
+        self.shape = CacheShape(
+            n_layers=config.num_hidden_layers,
+            n_q_heads=n_q_heads,
+            n_kv_heads=getattr(config, "num_key_value_heads", None) or n_q_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // n_q_heads,
+            dtype=model.dtype,
+            device=model.device,
+        )
+        # A 4-D mask is passed through as it is; ours is never read, visibility comes from the cache.
+        self._no_mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=model.device)
+        self._check_attention()
+        stop = model.generation_config.eos_token_id if model.generation_config else None
+        stop = tokenizer.eos_token_id if stop is None else stop
+        self.stop_ids = tuple(stop if isinstance(stop, list) else [] if stop is None else [stop])
+        self.fingerprint = fingerprint(model, tokenizer)
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, positions: Tensor, cache: SlotCache | FullCache, last_only: bool = False) -> Tensor:
+        """Read `tokens` [N, T] at absolute `positions` [N, T] into `cache`.
+
+        Returns:
+            Logits float32 [N, T, V], or [N, 1, V] of the last token with `last_only`.
+        """
+        cache.begin(positions)
+        output = self.model(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=self._no_mask,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1 if last_only else 0,
+            **{CACHE_KWARG: cache},
+        )
+        return output.logits.float()
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text).input_ids)
+
+    def decode(self, tokens: Tensor | list[int]) -> str:
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _check_attention(self) -> None:
+        """Read two tokens and see whether every layer's attention came by."""
+        seen: set[int] = set()
+        cache = FullCache(self.shape, 1, 2)
+        cache.observer = lambda layer, query, key, scale: seen.add(layer)
+        try:
+            self.read(torch.zeros(1, 2, dtype=torch.long, device=self.shape.device), self._first_positions(2), cache)
+        except (KeyError, RuntimeError, IndexError, TypeError) as error:
+            raise UnsupportedModelError(f"{type(self.model).__name__} does not run on slot attention: {error!r}") from error
+        missing = sorted(set(range(self.shape.n_layers)) - seen)
+        if missing:
+            raise UnsupportedModelError(f"{type(self.model).__name__}: layers {missing} bypass transformers' AttentionInterface.")
+
+    def _first_positions(self, length: int) -> Tensor:
+        return torch.arange(length, device=self.shape.device)[None]
+
+
+def check_supported(config: PretrainedConfig) -> None:
+    """Refuse models whose layers do not keep one plain key and value per token.
+
+    Raises:
+        UnsupportedModelError: Sliding-window, chunked, linear or state-space layers, or latent attention (MLA).
+    """
+    other = sorted({kind for kind in getattr(config, "layer_types", None) or [] if kind != "full_attention"})
+    if not other and getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        other = ["sliding_attention"]
+    if not other and getattr(config, "kv_lora_rank", None):
+        other = ["latent attention (MLA)"]
+    if not other and (hasattr(config, "state_size") or hasattr(config, "ssm_cfg")):
+        other = ["state_space"]
+    if other:
+        raise UnsupportedModelError(
+            f"{config.model_type} has layers of type {', '.join(other)}; only full_attention layers keep a slot for every "
+            "token. Use a model with full attention in every layer"
+            + (", or set sliding_window to null in its config if its window exceeds your texts." if "sliding" in other[0] else ".")
+        )
+
+
+def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 over weights, dtype, architecture and vocabulary."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    config = model.config.to_diff_dict()
+    digest.update(json.dumps([str(model.dtype), config.get("rope_parameters"), type(model).__name__], default=str).encode())
+    digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=4)
+def load_llm(name: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu") -> FrozenLLM:
+    """Load a model once per process.
+
+    Args:
+        name: ``tiny``, a local folder, or a Hugging Face id.
+        revision: Hub revision; None for local ones.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        device: A torch device.
+
+    Raises:
+        UnknownNameError: No such model here or on the hub.
+        UnsupportedModelError: Its layers cannot be evicted slot by slot.
+        ConfigError: Unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
+    path: Any = EMBEDDED.get(name, name)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    try:
+        check_supported(AutoConfig.from_pretrained(path, **options).get_text_config())
+        transformers_logging.disable_progress_bar()
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=DTYPES[dtype], attn_implementation=ATTENTION_NAME, **options
+        )
+    except (OSError, ValueError) as error:
+        raise UnknownNameError(
+            f"model {name!r} (revision {revision}) cannot be loaded: it is neither embedded ({', '.join(EMBEDDED)}), nor a "
+            f"folder with config.json, nor reachable on the Hugging Face hub. Check the name or pass a folder. ({error})"
+        ) from error
+    return FrozenLLM(model.to(device), tokenizer, name)

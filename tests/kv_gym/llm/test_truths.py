@@ -1,0 +1,211 @@
+"""The three truths of the cache, on random small models of every supported family, float32.
+
+No eviction is the plain model; evicting is masking those slots; a chunk is its tokens one by one. The plain model is
+transformers' own eager attention, with the evicted slots masked per layer and query head.
+"""
+
+import copy
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from kv_gym.errors import UnsupportedModelError
+from kv_gym.llm.cache import FullCache, SlotCache
+from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.tiny.tokenizer import build_tokenizer
+
+SIZES = {
+    "vocab_size": 63,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+}
+FAMILIES = {
+    "llama": LlamaConfig(**SIZES),
+    "mistral": MistralConfig(**SIZES, sliding_window=None),
+    "qwen2": Qwen2Config(**{k: v for k, v in SIZES.items() if k != "head_dim"}),
+    "qwen3": Qwen3Config(**SIZES),
+    "phi3": Phi3Config(**{k: v for k, v in SIZES.items() if k != "head_dim"}),
+}
+N, BUDGET, EVERY, WINDOWS = 3, 12, 4, 4
+SLOTS = BUDGET + EVERY
+
+
+def plain_model(config):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager").eval()
+
+
+@pytest.fixture(params=FAMILIES, scope="module")
+def models(request):
+    """A plain model and the same weights as a FrozenLLM."""
+    config = FAMILIES[request.param]
+    plain = plain_model(config)
+    frozen = plain_model(config)
+    return plain, FrozenLLM(frozen, build_tokenizer(), request.param)
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(3, 63, (N, SLOTS + WINDOWS * EVERY), generator=torch.Generator().manual_seed(1))
+
+
+def span(start, stop):
+    return torch.arange(start, stop).expand(N, -1)
+
+
+@torch.no_grad()
+def masked_logits(model, tokens, visible):
+    """Eager forward with `visible` [L, N, H_kv, T, T] bool; returns (logits, attention [L, N, H_q, T, T])."""
+    handles = []
+    group = model.config.num_attention_heads // model.config.num_key_value_heads
+    for layer, mask in zip(model.model.layers, visible, strict=True):
+        additive = torch.zeros(mask.shape).masked_fill(~mask, float("-inf")).repeat_interleave(group, 1)
+
+        def substitute(module, args, kwargs, additive=additive):
+            return args, kwargs | {"attention_mask": additive}
+
+        handles.append(layer.self_attn.register_forward_pre_hook(substitute, with_kwargs=True))
+    output = model(tokens, position_ids=span(0, tokens.shape[1]), output_attentions=True)
+    for handle in handles:
+        handle.remove()
+    return output.logits, torch.stack(output.attentions)
+
+
+def evicting_run(llm, tokens, chunked):
+    """Read with random evictions.
+
+    Returns:
+        (logits from the last prefill token on, the cache, which slots each query could see [L, N, H_kv, T, T]).
+    """
+    generator = torch.Generator().manual_seed(2)
+    cache = SlotCache(llm.shape, N, BUDGET, EVERY, track=True)
+    length = tokens.shape[1]
+    live = torch.ones(llm.shape.n_layers, N, llm.shape.n_kv_heads, 1, length, dtype=torch.bool)
+    seen = [live.expand(-1, -1, -1, SLOTS, -1)]
+    logits = [llm.read(tokens[:, :SLOTS], span(0, SLOTS), cache)[:, -1:]]
+    cache.settle()
+    for start in range(SLOTS, length, EVERY):
+        order = torch.rand(cache.positions.shape, generator=generator).argsort(-1)
+        gone = cache.positions.gather(-1, order[..., BUDGET:])
+        live = live.scatter(-1, gone[..., None, :], False)
+        seen.append(live.expand(-1, -1, -1, EVERY, -1))
+        cache.evict(order[..., :BUDGET].sort(-1).values)
+        steps = [(start, start + EVERY)] if chunked else [(t, t + 1) for t in range(start, start + EVERY)]
+        logits.extend(llm.read(tokens[:, a:b], span(a, b), cache) for a, b in steps)
+        cache.settle()
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    return torch.cat(logits, 1), cache, torch.cat(seen, -2) & causal
+
+
+def test_no_eviction_is_the_plain_model(models, tokens):
+    plain, llm = models
+    expected = plain(tokens).logits
+    slot_cache = SlotCache(llm.shape, N, tokens.shape[1] - EVERY, EVERY)
+    torch.testing.assert_close(llm.read(tokens, span(0, tokens.shape[1]), slot_cache), expected, atol=1e-5, rtol=0)
+    full_cache = FullCache(llm.shape, N, tokens.shape[1])
+    torch.testing.assert_close(llm.read(tokens, span(0, tokens.shape[1]), full_cache), expected, atol=1e-5, rtol=0)
+
+
+def test_evicting_is_masking_those_slots_per_layer_and_head(models, tokens):
+    plain, llm = models
+    logits, cache, visible = evicting_run(llm, tokens, chunked=False)
+    expected, _ = masked_logits(plain, tokens, visible)
+    torch.testing.assert_close(logits, expected[:, SLOTS - 1 :], atol=1e-5, rtol=0)
+    unmasked = plain(tokens).logits[:, SLOTS - 1 :]
+    assert (logits - unmasked).abs().max() > 1e-3, "the evictions must matter for the test to mean anything"
+    assert (cache.positions.diff(dim=-1) > 0).all(), "slots are in time order"
+
+
+def test_chunked_reading_is_one_by_one(models, tokens):
+    _, llm = models
+    one_by_one, by_token, _ = evicting_run(llm, tokens, chunked=False)
+    chunked, by_chunk, _ = evicting_run(llm, tokens, chunked=True)
+    torch.testing.assert_close(chunked, one_by_one, atol=1e-5, rtol=0)
+    torch.testing.assert_close(by_chunk.keys, by_token.keys, atol=1e-5, rtol=0)
+    torch.testing.assert_close(by_chunk.queries, by_token.queries, atol=1e-5, rtol=0)
+    assert torch.equal(by_chunk.positions, by_token.positions)
+
+
+def test_accumulators_are_a_recomputation_from_all_rows(models, tokens):
+    plain, llm = models
+    _, cache, visible = evicting_run(llm, tokens, chunked=True)
+    _, attention = masked_logits(plain, tokens, visible)
+    length = tokens.shape[1]
+    rows = attention.unflatten(2, (llm.shape.n_kv_heads, llm.shape.group))  # [L, N, H_kv, g, T, T]
+    rows = rows.gather(-1, cache.positions[..., None, None, :].expand(*rows.shape[:-1], -1))  # of the live slots
+    weight = 0.9 ** ((length - 1 - torch.arange(length)) / 16)
+    torch.testing.assert_close(cache.statistics.total, rows.sum(-2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(cache.statistics.decayed, (rows * weight[:, None]).sum(-2), atol=1e-5, rtol=0)
+    last, gap = slow_gaps(rows.amax(3), visible.sum(-1), cache.positions)
+    assert torch.equal(cache.statistics.last_attended, last)
+    assert torch.equal(cache.statistics.longest_gap, gap)
+
+
+def slow_gaps(rows, n_seen, positions):
+    """Last position and longest gap of queries above average attention, in plain loops."""
+    last, gap = torch.full_like(positions, -1), torch.zeros_like(positions)
+    for index in torch.cartesian_prod(*(torch.arange(size) for size in positions.shape)):
+        layer, row, head, slot = index.tolist()
+        for query in range(int(positions[layer, row, head, slot]), rows.shape[-2]):
+            if rows[layer, row, head, query, slot] * n_seen[layer, row, head, query] > 1:
+                if last[layer, row, head, slot] >= 0:
+                    gap[layer, row, head, slot] = max(gap[layer, row, head, slot], query - last[layer, row, head, slot])
+                last[layer, row, head, slot] = query
+    return last, gap
+
+
+def test_rows_of_different_length_share_a_full_cache(models, tokens):
+    plain, llm = models
+    cache = FullCache(llm.shape, N, 40)
+    llm.read(tokens[:, :8], span(0, 8), cache)
+    lengths = torch.tensor([3, 8, 5])  # row 0 goes on after 3 tokens, and so on; what was read beyond is overwritten
+    for step in range(4):
+        logits = llm.read(tokens[:, 10 + step][:, None], (lengths + step)[:, None], cache)
+    for row, length in enumerate(lengths.tolist()):
+        text = torch.cat([tokens[row, :length], tokens[row, 10:14]])[None]
+        torch.testing.assert_close(logits[row, -1], plain(text).logits[0, -1], atol=1e-5, rtol=0)
+
+
+def test_select_and_put_are_inverse(models, tokens):
+    _, llm = models
+    _, cache, _ = evicting_run(llm, tokens, chunked=True)
+    _, other, _ = evicting_run(llm, tokens.flip(0), chunked=True)
+    cache.carry("mine")[:] = torch.rand(cache.positions.shape)
+    rows = torch.tensor([2, 0])
+    part = cache.select(rows)
+    torch.testing.assert_close(part.keys, cache.keys[:, rows], atol=0, rtol=0)
+    other.put(rows, part)
+    for mine, theirs in zip(other._batch_tensors(), cache._batch_tensors(), strict=True):
+        assert torch.equal(mine[:, rows], theirs[:, rows])
+
+
+def test_bytes_held_are_those_of_budget_and_window(models):
+    _, llm = models
+    cache = SlotCache(llm.shape, N, BUDGET, EVERY)
+    assert cache.nbytes == 2 * 2 * 2 * 8 * 4 * SLOTS == llm.shape.slot_bytes * SLOTS  # K and V, layers, heads, width, bytes
+
+
+def test_sliding_layers_are_refused_by_name():
+    config = Gemma3TextConfig(**SIZES, sliding_window=16, layer_types=["sliding_attention", "full_attention"])
+    with pytest.raises(UnsupportedModelError, match="gemma3_text has layers of type sliding_attention"):
+        FrozenLLM(plain_model(config), build_tokenizer(), "gemma3")
+    with pytest.raises(UnsupportedModelError, match="sliding_attention.*set sliding_window to null"):
+        FrozenLLM(plain_model(MistralConfig(**SIZES, sliding_window=16)), build_tokenizer(), "mistral")
