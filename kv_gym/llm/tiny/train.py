@@ -1,0 +1,313 @@
+"""Train the embedded model: ``python -m kv_gym.llm.tiny.train``. About an hour on two cores; resumes by itself.
+
+A Qwen3 model of 1.5 M parameters learns the AIME-format problems from their written-out solutions. Three things matter:
+
+- *Curriculum*: short problems first, so that looking up and adding are learned on short texts.
+- *Hidden slots*: after `hidden_from`, in three rows of four each older position is hidden from each KV head of each
+  layer with a probability drawn per row. The model learns to keep what it needs in several places, and accuracy falls
+  gradually, not at once, when slots go.
+- *Muon* on the matrices (Jordan et al. 2024, as in torch.optim), AdamW on embeddings and norms; constant rate, then
+  linear decay.
+
+The loss is on the solution only. Progress goes to `log.jsonl`, which is shipped with the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from torch import Tensor
+from transformers import AttentionInterface, Qwen3Config, Qwen3ForCausalLM
+
+from kv_gym.llm.tiny.tokenizer import build_tokenizer
+from kv_gym.problems.aime import N_OPS, AIMESource, draft
+from kv_gym.problems.base import problem_rng
+
+WEIGHTS = Path(__file__).parent / "weights"
+BUCKET = 64  # lengths are padded to multiples of this, so that torch.compile sees few shapes
+
+
+@dataclass
+class Recipe:
+    """Every knob of the training.
+
+    Attributes:
+        steps: Optimizer steps.
+        tokens: Tokens a step, padding included.
+        lr: Peak learning rate of AdamW, and of Muon scaled to AdamW's update size.
+        warmup: Steps of linear warm-up.
+        decay_from: Step from which the rate falls linearly to zero.
+        short_until: Steps with short problems only.
+        hidden_from: Step from which slots are hidden.
+        hidden_rows: Share of rows with hidden slots.
+        hidden_max: Highest probability with which a row's slots are hidden.
+        hidden_age: Positions younger than this are never hidden.
+        seed: Seeds weights, problems and hidden slots.
+    """
+
+    steps: int = 3400
+    tokens: int = 12288
+    lr: float = 3e-3
+    warmup: int = 100
+    decay_from: int = 2100
+    short_until: int = 750
+    hidden_from: int = 1250
+    hidden_rows: float = 0.75
+    hidden_max: float = 0.5
+    hidden_age: int = 20
+    seed: int = 0
+
+
+def model_config(vocab_size: int) -> Qwen3Config:
+    return Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=192,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        intermediate_size=512,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+
+
+def hidden_slot_attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **kwargs: Any
+) -> tuple[Tensor, None]:
+    """Attention under an additive mask per layer and KV head, [B, L * H_kv, T, T] (transformers passes 4-D masks on)."""
+    batch, n_q_heads, length, _ = query.shape
+    n_kv_heads = key.shape[1]
+    group = n_q_heads // n_kv_heads
+    first = int(module.layer_idx) * n_kv_heads  # type: ignore[arg-type]
+
+    def per_query_head(x: Tensor) -> Tensor:
+        return x[:, :, None].expand(-1, -1, group, -1, -1).reshape(batch, n_q_heads, length, -1)
+
+    mask = per_query_head(attention_mask[:, first : first + n_kv_heads])
+    out = F.scaled_dot_product_attention(query, per_query_head(key), per_query_head(value), attn_mask=mask)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("hidden_slots", hidden_slot_attention)
+
+
+def hidden_slot_mask(hide: Tensor, length: int, age: int) -> Tensor:
+    """Return the additive mask [B, L * H_kv, T, T]: causal, and without positions older than `age` that `hide` marks.
+
+    Args:
+        hide: Which positions are hidden per layer and KV head, [B, L * H_kv, T] bool.
+        length: T.
+        age: Tokens.
+    """
+    position = torch.arange(length)
+    distance = position[:, None] - position[None]  # [query, key]
+    causal = torch.zeros(length, length, dtype=torch.bfloat16).masked_fill_(distance < 0, -math.inf)
+    return torch.where(hide[..., None, :] & (distance > age), torch.tensor(-math.inf, dtype=torch.bfloat16), causal)
+
+
+def draw_hidden(recipe: Recipe, config: Qwen3Config, rows: int, length: int, generator: torch.Generator) -> Tensor:
+    """Draw which positions are hidden: [B, L * H_kv, T] bool."""
+    share = torch.rand(rows, generator=generator) * recipe.hidden_max
+    share = share * (torch.rand(rows, generator=generator) < recipe.hidden_rows)
+    shape = (rows, config.num_hidden_layers * config.num_key_value_heads, length)
+    return torch.rand(shape, generator=generator) < share[:, None, None]
+
+
+class Batches:
+    """Batches of (ids, targets) of similar length, [B, T]; targets are -100 on prompt and padding."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.tokenizer = build_tokenizer()
+        self.families = AIMESource.families
+
+    def example(self, step: int, index: int) -> tuple[list[int], int]:
+        """Return (token ids, prompt length) of training problem `index` as it is at `step` of the curriculum."""
+        family = self.families[index % len(self.families)]
+        rng = problem_rng("train", self.recipe.seed, index)
+        n_ops = None
+        if step < self.recipe.short_until:
+            n_ops = int(rng.integers(2, 5)) + (2 if family == "collect" else 0)
+        elif rng.random() < 0.25:
+            n_ops = int(rng.integers(4, N_OPS[family][1]))
+        prompt, solution, _ = draft(family, rng, n_ops)
+        n_prompt = len(self.tokenizer(prompt).input_ids)
+        return [*self.tokenizer(prompt + solution).input_ids, self.tokenizer.eos_token_id], n_prompt
+
+    def pool(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Draw a pool, sort it by length, cut it into batches; their order is shuffled."""
+        size = 256
+        examples = sorted((self.example(step, step * size + i) for i in range(size)), key=lambda e: len(e[0]))
+        batches: list[list[tuple[list[int], int]]] = []
+        while examples:
+            length = -(-len(examples[-1][0]) // BUCKET) * BUCKET
+            rows = self.recipe.tokens // length
+            if len(examples) < rows:
+                break
+            batches.append(examples[-rows:])
+            examples = examples[:-rows]
+        order = np.random.default_rng([self.recipe.seed, step]).permutation(len(batches))
+        for i in order:
+            yield self.pad(batches[i])
+
+    def pad(self, batch: list[tuple[list[int], int]]) -> tuple[Tensor, Tensor]:
+        length = -(-max(len(ids) for ids, _ in batch) // BUCKET) * BUCKET
+        ids = torch.zeros(len(batch), length, dtype=torch.long)
+        targets = torch.full((len(batch), length), -100)
+        for row, (tokens, n_prompt) in enumerate(batch):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            targets[row, n_prompt - 1 : len(tokens) - 1] = ids[row, n_prompt : len(tokens)]
+        return ids, targets
+
+
+class Trainer:
+    """Model, optimizers and the state that a resumed run needs."""
+
+    def __init__(self, recipe: Recipe, folder: Path, compile_model: bool) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.folder = recipe, folder
+        self.batches = Batches(recipe)
+        self.config = model_config(len(self.batches.tokenizer))
+        self.model = Qwen3ForCausalLM._from_config(self.config, attn_implementation="hidden_slots")
+        matrices = [p for p in self.model.model.layers.parameters() if p.ndim == 2]
+        others = [p for p in self.model.parameters() if not any(p is m for m in matrices)]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=recipe.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.0),
+        ]
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(o, self.rate) for o in self.optimizers]
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.step = 0
+        self.forward = torch.compile(self._forward, dynamic=False) if compile_model else self._forward
+
+    def rate(self, step: int) -> float:
+        decay = (self.recipe.steps - step) / (self.recipe.steps - self.recipe.decay_from)
+        return min(1.0, (step + 1) / self.recipe.warmup, max(0.0, decay))
+
+    def _forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        positions = torch.arange(ids.shape[1])[None]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+
+    def logits(self, ids: Tensor, hide: Tensor) -> Tensor:
+        mask = hidden_slot_mask(hide, ids.shape[1], self.recipe.hidden_age)
+        return self.forward(ids, mask).float()
+
+    def update(self, ids: Tensor, targets: Tensor) -> float:
+        rows, length = ids.shape
+        hide = draw_hidden(self.recipe, self.config, rows, length, self.generator)
+        if self.step < self.recipe.hidden_from:
+            hide = torch.zeros_like(hide)
+        loss = F.cross_entropy(self.logits(ids, hide).flatten(0, 1), targets.flatten(), ignore_index=-100)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def validate(self, n: int = 64, hidden: float = 0.0) -> dict[str, float]:
+        """Share of validation problems whose every solution token is the most likely one, per family."""
+        source = AIMESource()
+        right: dict[str, list[float]] = {family: [] for family in source.families}
+        generator = torch.Generator().manual_seed(1)
+        for index in range(n):
+            problem = source.problem("validation", 0, index)
+            n_prompt = len(self.batches.tokenizer(problem.prompt).input_ids)
+            ids = self.batches.tokenizer(problem.prompt + problem.solution, return_tensors="pt").input_ids
+            shape = (1, self.config.num_hidden_layers * self.config.num_key_value_heads, ids.shape[1])
+            hide = torch.rand(shape, generator=generator) < hidden
+            mask = hidden_slot_mask(hide, ids.shape[1], self.recipe.hidden_age)
+            best = self._forward(ids, mask).argmax(-1)
+            right[problem.family].append(float((best[:, n_prompt - 1 : -1] == ids[:, n_prompt:]).all()))
+        return {family: float(np.mean(values)) for family, values in right.items()}
+
+    def save(self) -> None:
+        """Write the state beside the last one and rename it into place."""
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "schedules": [s.state_dict() for s in self.schedules],
+            "generator": self.generator.get_state(),
+            "recipe": asdict(self.recipe),
+        }
+        torch.save(state, self.folder / "state.tmp")
+        os.replace(self.folder / "state.tmp", self.folder / "state.pt")
+
+    def resume(self) -> None:
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        if state["recipe"] != asdict(self.recipe):
+            raise typer.BadParameter(f"{path} was made with {state['recipe']}; delete it or use the same options.")
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        for part, saved in zip(self.optimizers + self.schedules, state["optimizers"] + state["schedules"], strict=True):
+            part.load_state_dict(saved)
+        self.generator.set_state(state["generator"])
+
+    def run(self) -> None:
+        started, losses = time.time(), []
+        while self.step < self.recipe.steps:
+            for ids, targets in self.batches.pool(self.step):
+                losses.append(self.update(ids, targets))
+                if self.step % 250 == 0 or self.step == self.recipe.steps:
+                    self.report(losses, time.time() - started)
+                    losses = []
+                if self.step == self.recipe.steps:
+                    break
+
+    def report(self, losses: list[float], seconds: float) -> None:
+        row = {
+            "step": self.step,
+            "loss": round(float(np.mean(losses)), 4),
+            "seconds": round(seconds),
+            "exact": self.validate(),
+            "exact_hidden_0.3": self.validate(hidden=0.3),
+        }
+        with open(self.folder / "log.jsonl", "a") as log:
+            log.write(json.dumps(row) + "\n")
+        print(row, flush=True)
+        self.save()
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder of the finished model.")] = WEIGHTS,
+    work: Annotated[Path, typer.Option(help="Folder of the training state; a run resumes from it.")] = Path("runs/tiny"),
+    seed: Annotated[int, typer.Option(help="Seed of weights, problems and hidden slots.")] = Recipe.seed,
+    compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
+) -> None:
+    """Train the embedded model and write it as safetensors with its tokenizer."""
+    torch._dynamo.config.recompile_limit = 64
+    work.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(Recipe(seed=seed), work, compile_model)
+    trainer.resume()
+    trainer.run()
+    trainer.model.save_pretrained(out)
+    trainer.batches.tokenizer.save_pretrained(out)
+    (out / "recipe.json").write_text(json.dumps(asdict(trainer.recipe), indent=1) + "\n")
+    (out / "log.jsonl").write_text((work / "log.jsonl").read_text())
+
+
+if __name__ == "__main__":
+    typer.run(main)
