@@ -1,0 +1,155 @@
+"""Every knob of an environment, validated; read from `envs_configs/<env id>.yaml` and overridden by keyword."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kv_gym.errors import BudgetError, ConfigError, unknown_name
+from kv_gym.registry import CONFIG_FOLDER, env_ids
+
+
+class EnvConfig(BaseModel):
+    """Settings of one environment. Every field can be given to `gym.make` as a keyword."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    problems: str = Field(description="Problem source, such as `aime`.")
+    split: Literal["train", "validation", "test"] = Field("test", description="Split the problems are drawn from.")
+    problem_seed: int = Field(0, ge=0, lt=2**32, description="Seed of the problem set; the board uses 0.")
+    n_problems: int = Field(256, ge=1, description="Problems in the set.")
+    model: str = Field("tiny", description="Frozen LLM: `tiny`, a local folder or a Hugging Face id.")
+    revision: str | None = Field(None, description="Hub revision of the model.")
+    dtype: str = Field("float32", description="float32, bfloat16 or float16.")
+    device: str = Field("cpu", description="torch device.")
+    budget: int = Field(128, ge=1, description="Slots that stay per layer and KV head after an eviction.")
+    evict_every: int = Field(16, ge=1, description="New tokens between two evictions; as many slots are evicted.")
+    n_recent: int | None = Field(None, ge=0, description="Newest slots, never evicted; default `evict_every`.")
+    n_sink: int = Field(0, ge=0, description="First slots, never evicted.")
+    protect_prompt: bool = Field(False, description="Never evict the prompt's slots.")
+    granularity: Literal["head", "layer", "token"] | None = Field(
+        None, description="What shares a decision: one per KV head, per layer, or one for everything."
+    )
+    action: Literal["scores", "mask", "slot"] = Field("scores", description="Form of the action.")
+    mode: Literal["generate", "replay"] = Field(
+        "generate", description="The LLM writes freely, or a recorded trace is forced and only the answer is written."
+    )
+    max_prompt_tokens: int = Field(128, ge=1, description="Longest prompt, tokens; longer problems are left out.")
+    max_new_tokens: int = Field(1024, ge=1, description="Longest generation, tokens.")
+    max_answer_tokens: int = Field(32, ge=1, description="Longest answer after a replayed trace, tokens.")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the sampling.")
+    top_k: int = Field(0, ge=0, description="Likeliest tokens the sampling draws from; 0 is all.")
+    shadow: bool = Field(True, description="In generate mode, let a full-cache copy read along for the penalties.")
+    observe_kv: bool = Field(False, description="Add `keys` and `values` to the observation.")
+    hindsight: bool = Field(False, description="Add golden labels to `info['hindsight']`, which no agent may read.")
+    w_correct: float = Field(1.0, description="Reward of a correct answer.")
+    w_loss: float = Field(0.02, ge=0, description="Penalty per unit of loss spike (nats squared).")
+    w_attention: float = Field(0.1, ge=0, description="Penalty per unit of attention spike (share of attention).")
+    loss_threshold: float = Field(1.5, ge=0, description="Smallest loss increase that counts as a spike, nats.")
+    attention_threshold: float = Field(0.05, ge=0, le=1, description="Missed attention that is forgiven, share.")
+    entropy_threshold: float | None = Field(
+        None, ge=0, description="Tokens below this full-cache entropy (nats) are watched; None: 80th percentile per episode."
+    )
+
+    @model_validator(mode="after")
+    def _room_to_decide(self) -> EnvConfig:
+        if self.action == "slot" and self.granularity not in (None, "token"):
+            raise ConfigError(
+                f"action='slot' evicts one slot everywhere, so granularity={self.granularity!r} is not possible. Use "
+                "granularity='token', or action='scores'."
+            )
+        if self.action == "slot" and self.evict_every != 1:
+            raise ConfigError(f"action='slot' evicts one slot a step, so evict_every={self.evict_every} must be 1.")
+        protected = self.n_sink + self.recent
+        if protected >= self.budget:
+            raise BudgetError(
+                f"budget={self.budget} leaves nothing to choose: n_sink={self.n_sink} + n_recent={self.recent} slots are "
+                f"protected. Use budget >= {protected + 1} or lower n_recent or n_sink."
+            )
+        return self
+
+    @property
+    def recent(self) -> int:
+        """Newest slots that are never evicted."""
+        return self.evict_every if self.n_recent is None else self.n_recent
+
+    @property
+    def shared(self) -> Literal["head", "layer", "token"]:
+        """The granularity, with its default filled in."""
+        return self.granularity or ("token" if self.action == "slot" else "head")
+
+    @property
+    def slots(self) -> int:
+        """Slots at every decision, S."""
+        return self.budget + self.evict_every
+
+
+class EnvPage(BaseModel):
+    """One `envs_configs/*.yaml`: settings, the page's words, what `kv-gym bench` runs, and the changelog."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    title: str
+    description: str
+    settings: EnvConfig
+    bench: BenchDefaults
+    changelog: dict[str, str]
+
+
+class BenchDefaults(BaseModel):
+    """What `kv-gym bench` runs when nothing else is asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    agents: list[str]
+    budgets: list[int]
+    problems: int
+
+
+EnvPage.model_rebuild()
+
+
+@functools.cache
+def env_page(env_id: str) -> EnvPage:
+    """Read the page of an environment.
+
+    Raises:
+        UnknownNameError: There is no such environment.
+    """
+    if env_id not in env_ids():
+        raise unknown_name("environment", env_id, env_ids())
+    return EnvPage.model_validate(yaml.safe_load((CONFIG_FOLDER / f"{env_id}.yaml").read_text()))
+
+
+def make_config(env_id: str, **options: Any) -> EnvConfig:
+    """Return the settings of an environment with `options` on top.
+
+    Raises:
+        UnknownNameError: An option does not exist.
+        ConfigError: A value is not allowed; BudgetError when protection fills the budget.
+    """
+    for name in options:
+        if name not in EnvConfig.model_fields:
+            raise unknown_name("option", name, EnvConfig.model_fields, fix=f"See the page of {env_id}.")
+    if options.get("action") == "slot":
+        options = {"evict_every": 1, **options}
+    settings = env_page(env_id).settings.model_dump() | options
+    try:
+        return EnvConfig.model_validate(settings)
+    except ValidationError as error:
+        raise _plain(error) from error
+
+
+def _plain(error: ValidationError) -> ConfigError:
+    """Turn pydantic's report into one typed error that names value, rule and fix."""
+    for problem in error.errors():
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):
+            return cause
+    lines = [f"{'.'.join(map(str, p['loc']))}={p['input']!r} is not allowed: {p['msg']}." for p in error.errors()]
+    return ConfigError(" ".join(lines))

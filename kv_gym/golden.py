@@ -1,0 +1,73 @@
+"""Golden Eviction: hindsight labels from the attention that slots will get.
+
+Source: ForesightKV, arXiv:2602.03203: mean over the queries of a future block and over the GQA group, maximum over
+future blocks. Differs from its code: a ragged last block is averaged over its true length, and everything is float32.
+It is greedy, a strong label and not a proven optimum.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kv_gym.llm.attention import attention_rows
+from kv_gym.llm.cache import FullCache
+from kv_gym.llm.loading import FrozenLLM
+
+
+def block_attention(llm: FrozenLLM, tokens: Tensor, lengths: Tensor, start: int, block: int) -> Tensor:
+    """Full-cache attention to each token, averaged over blocks of later queries.
+
+    Args:
+        llm: The frozen LLM.
+        tokens: Whole texts, padded on the right, [N, T].
+        lengths: Their lengths, [N].
+        start: Position of the first query of block 0.
+        block: Queries per block.
+
+    Returns:
+        [N, L, H_kv, T, n_blocks] float32: mean over the queries of a block that lie inside the text, and over the group.
+    """
+    n, longest = tokens.shape
+    n_blocks = max(1, -(-(longest - start) // block))
+    shape = llm.shape
+    means = torch.zeros(n, shape.n_layers, shape.n_kv_heads, longest, n_blocks, device=tokens.device)
+    cache = FullCache(shape, n, longest)
+    slots = torch.arange(longest, device=tokens.device)
+
+    def observe(layer: int, query: Tensor, key: Tensor, scale: float) -> None:
+        for b in range(n_blocks):
+            queries = slots[start + b * block : start + (b + 1) * block]
+            rows = attention_rows(query[:, :, queries], key, slots <= queries[:, None], scale)  # [N, H_kv, g, T_q, T]
+            inside = (queries < lengths[:, None])[:, None, None, :, None]
+            count = inside.sum(-2).clamp_min(1)
+            means[:, layer, :, :, b] = ((rows * inside).sum(-2) / count).mean(2)
+
+    cache.observer = observe
+    positions = slots.expand(n, -1)
+    llm.read(tokens, positions, cache, last_only=True)
+    return means
+
+
+def future_attention(blocks: Tensor) -> Tensor:
+    """Maximum over this and all later blocks, shape as `blocks` [..., n_blocks]."""
+    return blocks.flip(-1).cummax(-1).values.flip(-1)
+
+
+def golden_scores(future: Tensor, positions: Tensor, decision: Tensor) -> Tensor:
+    """Keep scores of the live slots.
+
+    Args:
+        future: [N, L, H_kv, T, n_blocks] from `future_attention`.
+        positions: Of the live slots, [N, L, H_kv, S].
+        decision: Which decision of its episode each row stands at, [N]; block k holds the queries right after decision k.
+
+    Returns:
+        [N, L, H_kv, S]; 0 for positions or decisions beyond the recorded text.
+    """
+    *_, longest, n_blocks = future.shape
+    block = decision.clamp_max(n_blocks - 1)[:, None, None, None, None]
+    at_decision = future.gather(-1, block.expand(*future.shape[:-1], 1))[..., 0]  # [N, L, H_kv, T]
+    scores = at_decision.gather(-1, positions.clamp_max(longest - 1))
+    known = (positions < longest) & (decision < n_blocks)[:, None, None, None]
+    return torch.where(known, scores, 0.0)

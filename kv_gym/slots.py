@@ -1,0 +1,167 @@
+"""What an agent sees at a decision: every live slot, and what happened to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kv_gym.llm.attention import attention_logits
+from kv_gym.llm.cache import SlotCache
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """What only the future knows. Given to agents that declare `uses_hindsight` and to nobody else.
+
+    Attributes:
+        future: Golden Eviction's keep scores of the live slots, [N, L, H_kv, S].
+    """
+
+    future: Tensor
+
+
+class SlotView:
+    """The live slots of N episodes at a decision. Read only; tensors are computed when asked for.
+
+    Attributes:
+        budget: Slots that will stay, per layer and KV head.
+        evict_every: Slots that will go.
+        protected: Slots that will stay whatever their score, [N, L, H_kv, S] bool.
+        prompt_length: Tokens of the prompt, [N].
+        text_length: Tokens read so far, [N].
+        decision: Which decision of its episode each row stands at, from 0, [N].
+        seeds: Seed of each episode, [N]; an agent's randomness must come from these and `decision`.
+        hindsight: None, except for agents with `uses_hindsight`.
+    """
+
+    def __init__(
+        self,
+        cache: SlotCache,
+        protected: Tensor,
+        prompt_length: Tensor,
+        text_length: Tensor,
+        decision: Tensor,
+        seeds: Tensor,
+        token_surprisal: Tensor,
+        token_entropy: Tensor,
+        hindsight: Hindsight | None = None,
+    ) -> None:
+        self._cache = cache
+        self.budget, self.evict_every = cache.budget, cache.evict_every
+        self.protected = protected
+        self.prompt_length, self.text_length = prompt_length, text_length
+        self.decision, self.seeds = decision, seeds
+        self._token_surprisal, self._token_entropy = token_surprisal, token_entropy
+        self.hindsight = hindsight
+        self._rows: dict[int, Tensor] = {}
+
+    @property
+    def shape(self) -> torch.Size:
+        """[N, L, H_kv, S], the shape of keep scores."""
+        return self.positions.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self._cache.shape.device
+
+    @property
+    def keys(self) -> Tensor:
+        """Keys after RoPE, [N, L, H_kv, S, D]."""
+        return self._cache.keys.transpose(0, 1)
+
+    @property
+    def values(self) -> Tensor:
+        """[N, L, H_kv, S, D]."""
+        return self._cache.values.transpose(0, 1)
+
+    @property
+    def positions(self) -> Tensor:
+        """Absolute position of each slot, [N, L, H_kv, S]; slots are in time order."""
+        return self._cache.positions.transpose(0, 1)
+
+    @property
+    def age(self) -> Tensor:
+        """Tokens since each slot was written; the newest has age 0, [N, L, H_kv, S]."""
+        return self.text_length[:, None, None, None] - 1 - self.positions
+
+    @property
+    def in_prompt(self) -> Tensor:
+        """[N, L, H_kv, S] bool."""
+        return self.positions < self.prompt_length[:, None, None, None]
+
+    def attention(self, n_queries: int | None = None) -> Tensor:
+        """Attention of the newest queries over the live slots, [N, L, H_kv, group, T, S] float32, rows sum to 1.
+
+        Args:
+            n_queries: T, at most `n_obs` of the cache (32 or `evict_every`, the larger); default `evict_every`. Queries
+                from before the last eviction are renormalised over what is left; queries that do not exist are zero.
+        """
+        wanted = self.evict_every if n_queries is None else min(n_queries, self._cache.n_obs)
+        if wanted not in self._rows:
+            self._rows[wanted] = self._cache.rows(wanted).transpose(0, 1)
+        return self._rows[wanted]
+
+    def logits(self, n_queries: int) -> tuple[Tensor, Tensor]:
+        """Scaled attention logits of the newest queries (at most `n_obs`), and which slots each may see.
+
+        Returns:
+            ([N, L, H_kv, group, T, S] float32, bool broadcastable to it).
+        """
+        cache = self._cache
+        n_queries = min(n_queries, cache.n_obs)
+        logits = attention_logits(cache.queries[..., cache.n_obs - n_queries :, :], cache.keys, cache.scale)
+        return logits.transpose(0, 1), cache.seen_by(n_queries).transpose(0, 1)
+
+    @property
+    def total_attention(self) -> Tensor:
+        """Sum of the attention since each slot was written, [N, L, H_kv, group, S]."""
+        return self._statistic("total")
+
+    @property
+    def decayed_attention(self) -> Tensor:
+        """The same, decayed per query (see `kv_gym.llm.statistics.DECAY`), [N, L, H_kv, group, S]."""
+        return self._statistic("decayed")
+
+    @property
+    def last_attended(self) -> Tensor:
+        """Position of the last query that paid more than average attention, -1 before the first, [N, L, H_kv, S]."""
+        return self._statistic("last_attended")
+
+    @property
+    def longest_gap(self) -> Tensor:
+        """Longest distance between two such queries, [N, L, H_kv, S]."""
+        return self._statistic("longest_gap")
+
+    def _statistic(self, name: str) -> Tensor:
+        statistics = self._cache.statistics
+        assert statistics is not None, "the agent must declare needs_statistics = True"
+        return getattr(statistics, name).transpose(0, 1)
+
+    @property
+    def surprisal(self) -> Tensor:
+        """-log p of each slot's token when it was written, nats, [N, L, H_kv, S]."""
+        return self._per_slot(self._token_surprisal)
+
+    @property
+    def entropy(self) -> Tensor:
+        """Entropy of the prediction of each slot's token, nats, [N, L, H_kv, S]."""
+        return self._per_slot(self._token_entropy)
+
+    def recent(self, values: str, n: int) -> Tensor:
+        """Mean `surprisal` or `entropy` of the newest n tokens, [N]."""
+        table = self._token_surprisal if values == "surprisal" else self._token_entropy
+        index = self.text_length[:, None] - 1 - torch.arange(n, device=self.device)
+        return table.gather(1, index.clamp_min(0)).mean(1)
+
+    def carry(self, name: str, fill: float = 0.0) -> Tensor:
+        """Per-slot state of your own, [N, L, H_kv, S] float32, to be changed in place.
+
+        It moves with its slot at evictions; new slots and new episodes hold `fill`.
+        """
+        return self._cache.carry(name, fill).transpose(0, 1)
+
+    def _per_slot(self, table: Tensor) -> Tensor:
+        n = len(table)
+        return table.gather(1, self.positions.reshape(n, -1)).reshape(self.positions.shape)

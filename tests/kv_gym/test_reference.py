@@ -1,0 +1,80 @@
+import os
+
+import pytest
+import torch
+
+from kv_gym.config import make_config
+from kv_gym.errors import ReferenceFileError
+from kv_gym.llm.loading import load_llm
+from kv_gym.problems import problem_source
+from kv_gym.reference import ReferenceStore, answer_start
+
+PROBLEMS = [problem_source("aime").problem("validation", 0, i) for i in range(3)]
+
+
+@pytest.fixture
+def config(random_model):
+    return make_config("KVEvict-AIME-v0", model=str(random_model), max_new_tokens=40, budget=24, evict_every=4)
+
+
+def test_a_reference_is_greedy_decoding_with_the_plain_model(config):
+    llm = load_llm(config.model)
+    import copy
+
+    plain = copy.deepcopy(llm.model)
+    plain.set_attn_implementation("eager")
+    for reference in ReferenceStore(llm, config).get(PROBLEMS):
+        logits = plain(reference.tokens[None]).logits[0]
+        log_p = logits.log_softmax(-1)
+        generated = torch.arange(reference.n_prompt, len(reference))
+        assert torch.equal(reference.tokens[generated], logits[generated - 1].argmax(-1))
+        every = torch.arange(1, len(reference))
+        torch.testing.assert_close(
+            reference.surprisal[1:], -log_p[every - 1, reference.tokens[1:]], atol=1e-4, rtol=0
+        )
+        entropy = -(log_p.exp() * log_p).sum(-1)[:-1]
+        torch.testing.assert_close(reference.entropy[1:], entropy, atol=1e-4, rtol=0)
+        assert len(reference) == reference.n_prompt + 40 and reference.stop == "length" and not reference.correct
+
+
+def test_references_are_stored_and_read_back(config, tmp_path):
+    llm = load_llm(config.model)
+    made = ReferenceStore(llm, config, tmp_path).get(PROBLEMS)
+    store = ReferenceStore(llm, config, tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}
+    read = store.get(PROBLEMS)
+    assert [r.hash for r in read] == [r.hash for r in made]
+    assert all(torch.equal(a.tokens, b.tokens) and torch.equal(a.surprisal, b.surprisal) for a, b in zip(made, read, strict=True))
+    assert {path: path.stat().st_mtime_ns for path in store.folder.iterdir()} == files, "nothing was written again"
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "another"])
+def test_a_damaged_file_is_refused(config, tmp_path, damage):
+    llm = load_llm(config.model)
+    store = ReferenceStore(llm, config, tmp_path)
+    store.get(PROBLEMS[:2])
+    first, second = (store.path(store.key(problem, 0)) for problem in PROBLEMS[:2])
+    content = bytearray(first.read_bytes())
+    if damage == "cut":
+        first.write_bytes(content[: len(content) // 2])
+    elif damage == "changed":
+        content[-5] ^= 1
+        first.write_bytes(content)
+    else:
+        os.replace(second, first)
+    with pytest.raises(ReferenceFileError, match=r"reference file .* is damaged.*Delete the file"):
+        ReferenceStore(llm, config, tmp_path).get(PROBLEMS[:1])
+
+
+def test_the_answer_starts_after_the_last_box():
+    llm = load_llm("tiny")
+    from kv_gym.reference import Reference
+
+    text = "ab\\boxed{1}c\\boxed{042}"
+    tokens = torch.tensor([*llm.encode(text), *llm.stop_ids])
+    zeros = torch.zeros(len(tokens))
+    reference = Reference(PROBLEMS[0], tokens, 1, zeros, zeros, "eos", True, "")
+    assert llm.decode(tokens[: answer_start(llm, reference)]) == "ab\\boxed{1}c\\boxed{"
+    unboxed = torch.tensor([*llm.encode("abc"), *llm.stop_ids])
+    reference = Reference(PROBLEMS[0], unboxed, 1, zeros, zeros, "eos", False, "")
+    assert answer_start(llm, reference) == len(unboxed) - 1
