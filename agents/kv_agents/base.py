@@ -1,0 +1,33 @@
+"""What an agent is: a keep score for every slot."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from kv_gym.slots import SlotView
+
+
+class Agent(ABC):
+    """Decides which slots go. Subclasses give keep scores; the lowest unprotected slots are evicted.
+
+    An agent keeps no state of its own between decisions: per-slot state lives in `slots.carry(name)`, which moves with
+    its slots, and randomness comes from `slots.seeds` and `slots.decision`. So an episode does not depend on its batch.
+
+    Attributes:
+        name: What `--agent` calls it.
+        needs_statistics: Reads `total_attention`, `decayed_attention`, `last_attended` or `longest_gap`.
+        uses_hindsight: Reads `slots.hindsight`. Such agents are reference lines and never ranked.
+        evicts: False only for the full cache, which is not asked for scores.
+    """
+
+    name: ClassVar[str]
+    needs_statistics: ClassVar[bool] = False
+    uses_hindsight: ClassVar[bool] = False
+    evicts: ClassVar[bool] = True
+
+    @abstractmethod
+    def score(self, slots: SlotView) -> Tensor:
+        """Return keep scores [N, L, H_kv, S], float; higher = keep. Ties go in favour of newer slots."""

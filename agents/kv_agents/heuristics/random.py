@@ -1,0 +1,36 @@
+"""Random eviction."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kv_agents.base import Agent
+from kv_gym.slots import SlotView
+
+
+class Random(Agent):
+    """Uniform keep scores, drawn anew for each decision, layer, KV head and slot.
+
+        s ~ U(0, 1), [N, L, H_kv, S]
+
+    A row's draws follow from its episode's seed and its decision alone, so they do not depend on the batch. They are
+    drawn on the CPU: every device gets the same ones.
+
+    Source: none; the baseline of every comparison.
+    Differs: kvpress reseeds with one number at every call, so the same slot indices go each time; here they change.
+    """
+
+    name = "random"
+
+    def score(self, slots: SlotView) -> Tensor:
+        """Draw each row from its own generator."""
+        rows = zip(slots.seeds.tolist(), slots.decision.tolist(), strict=True)
+        draws = [torch.rand(slots.shape[1:], generator=_generator(seed, decision)) for seed, decision in rows]
+        return torch.stack(draws).to(slots.device)
+
+
+def _generator(seed: int, decision: int) -> torch.Generator:
+    state = np.random.SeedSequence([seed, decision]).generate_state(1)
+    return torch.Generator().manual_seed(int(state[0]))
