@@ -49,14 +49,22 @@ def boxed(name: str, value: int) -> str:
     return f"?{name}\\boxed{{{value:03}}}"
 
 
-def draw_values(rng: np.random.Generator, names: str | list[str]) -> dict[str, int]:
-    return {name: int(rng.integers(MODULUS)) for name in names}
+def draw_values(rng: np.random.Generator, names: str | list[str], near: bool) -> dict[str, int]:
+    """Draw a value for each name; with `near`, all after the first are tiny or almost the first.
+
+    Values that differ in one digit are rare otherwise, and easily mistaken for each other.
+    """
+    values = {name: int(rng.integers(MODULUS)) for name in names}
+    if near:
+        for name in names[1:]:
+            values[name] = (int(rng.integers(2)) * values[names[0]] + int(rng.integers(10))) % MODULUS
+    return values
 
 
-def graph(rng: np.random.Generator, n_ops: int) -> Draft:
+def graph(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
     """A chain of definitions over two given values; each uses the one before it and any earlier one."""
     names = [LETTERS[i] for i in rng.permutation(len(LETTERS))[: n_ops + 2]]
-    values = draw_values(rng, names[:2])
+    values = draw_values(rng, names[:2], near)
     definitions = [f"{name}={values[name]:03}" for name in names[:2]]
     operations = []
     for i in range(2, n_ops + 2):
@@ -69,10 +77,10 @@ def graph(rng: np.random.Generator, n_ops: int) -> Draft:
     return f"graph {','.join(shuffled)}?{names[-1]}\n", "\n".join(lines), values[names[-1]]
 
 
-def ledger(rng: np.random.Generator, n_ops: int) -> Draft:
+def ledger(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
     """Three accounts; each entry adds one account to another or takes it away."""
     names = [LETTERS[i] for i in rng.permutation(len(LETTERS))[:3]]
-    values = draw_values(rng, names)
+    values = draw_values(rng, names, near)
     opening = ",".join(f"{name}={values[name]:03}" for name in names)
     pairs = [(a, op, b) for a in names for b in names if a != b for op in "+-"]
     entries = [pairs[i] for i in rng.permutation(len(pairs))[:n_ops]]
@@ -82,10 +90,10 @@ def ledger(rng: np.random.Generator, n_ops: int) -> Draft:
     return f"ledger {opening}:{listed}?{query}\n", "\n".join([*lines, boxed(query, values[query])]), values[query]
 
 
-def lag(rng: np.random.Generator, n_ops: int) -> Draft:
+def lag(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
     """x[n] = x[n-1] + x[n-k] from k given values, k from 2 to 5."""
     k = int(rng.integers(2, 6))
-    values = draw_values(rng, LETTERS[:k])
+    values = draw_values(rng, LETTERS[:k], near)
     given = ",".join(f"{name}={value:03}" for name, value in values.items())
     last = k + min(n_ops, len(LETTERS) - k)
     lines = [worked_line(LETTERS[n], LETTERS[n - 1], "+", LETTERS[n - k], values) for n in range(k, last)]
@@ -93,10 +101,10 @@ def lag(rng: np.random.Generator, n_ops: int) -> Draft:
     return f"lag {given}?{query}\n", "\n".join([*lines, boxed(query, values[query])]), values[query]
 
 
-def collect(rng: np.random.Generator, n_ops: int) -> Draft:
+def collect(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
     """Terms of a + i*z; those whose last digit is below 5 are flagged A, B, ... and added up at the end."""
     while True:
-        values = draw_values(rng, "az")
+        values = draw_values(rng, "az", near)
         terms = [(values["a"] + i * values["z"]) % MODULUS for i in range(1, n_ops + 1)]
         n_flagged = sum(term % 10 < FLAG_BELOW for term in terms)
         if 3 <= n_flagged <= 5:
@@ -122,7 +130,7 @@ def collect(rng: np.random.Generator, n_ops: int) -> Draft:
     return prompt, "\n".join(lines), values["s"]
 
 
-FAMILIES: dict[str, Callable[[np.random.Generator, int], Draft]] = {
+FAMILIES: dict[str, Callable[[np.random.Generator, int, bool], Draft]] = {
     "graph": graph,
     "ledger": ledger,
     "lag": lag,
@@ -132,10 +140,10 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int], Draft]] = {
 N_OPS = {"graph": (6, 8), "ledger": (7, 8), "lag": (8, 13), "collect": (7, 10)}
 
 
-def draft(family: str, rng: np.random.Generator, n_ops: int | None = None) -> Draft:
-    """Draw one problem of a family; `n_ops` overrides its size (shorter ones start the training)."""
+def draft(family: str, rng: np.random.Generator, n_ops: int | None = None, near: bool = False) -> Draft:
+    """Draw one problem of a family; `n_ops` and `near` make training problems shorter or values alike."""
     low, high = N_OPS[family]
-    return FAMILIES[family](rng, int(rng.integers(low, high + 1)) if n_ops is None else n_ops)
+    return FAMILIES[family](rng, int(rng.integers(low, high + 1)) if n_ops is None else n_ops, near)
 
 
 class AIMESource:

@@ -1,11 +1,12 @@
 """Train the embedded model: ``python -m kv_gym.llm.tiny.train``. About an hour on two cores; resumes by itself.
 
-A Qwen3 model of 1.5 M parameters learns the AIME-format problems from their written-out solutions. Three things matter:
+A Qwen3 model of 1.5 M parameters learns the AIME-format problems from their written-out solutions. Four things matter:
 
 - *Curriculum*: short problems first, so that looking up and adding are learned on short texts.
 - *Hidden slots*: after `hidden_from`, in three rows of four each older position is hidden from each KV head of each
   layer with a probability drawn per row. The model learns to keep what it needs in several places, and accuracy falls
   gradually, not at once, when slots go.
+- *Polish*: at the end, problems whose values are easily mistaken for each other.
 - *Muon* on the matrices (Jordan et al. 2024, as in torch.optim), AdamW on embeddings and norms; constant rate, then
   linear decay.
 
@@ -47,7 +48,9 @@ class Recipe:
         tokens: Tokens a step, padding included.
         lr: Peak learning rate of AdamW, and of Muon scaled to AdamW's update size.
         warmup: Steps of linear warm-up.
-        decay_from: Step from which the rate falls linearly to zero.
+        decay_from: Step from which the rate falls linearly to zero, reached at `polish_from`.
+        polish_from: Step from which half of the problems have values that are easily mistaken for each other. The rate
+            starts again at a third of its peak and falls to zero.
         short_until: Steps with short problems only.
         hidden_from: Step from which slots are hidden.
         hidden_rows: Share of rows with hidden slots.
@@ -60,7 +63,8 @@ class Recipe:
     tokens: int = 12288
     lr: float = 3e-3
     warmup: int = 100
-    decay_from: int = 2100
+    decay_from: int = 2000
+    polish_from: int = 2800
     short_until: int = 750
     hidden_from: int = 1250
     hidden_rows: float = 0.75
@@ -145,7 +149,8 @@ class Batches:
             n_ops = int(rng.integers(2, 5)) + (2 if family == "collect" else 0)
         elif rng.random() < 0.25:
             n_ops = int(rng.integers(4, N_OPS[family][1]))
-        prompt, solution, _ = draft(family, rng, n_ops)
+        near = step >= self.recipe.polish_from and rng.random() < 0.5
+        prompt, solution, _ = draft(family, rng, n_ops, near)
         n_prompt = len(self.tokenizer(prompt).input_ids)
         return [*self.tokenizer(prompt + solution).input_ids, self.tokenizer.eos_token_id], n_prompt
 
@@ -196,8 +201,11 @@ class Trainer:
         self.forward = torch.compile(self._forward, dynamic=False) if compile_model else self._forward
 
     def rate(self, step: int) -> float:
-        decay = (self.recipe.steps - step) / (self.recipe.steps - self.recipe.decay_from)
-        return min(1.0, (step + 1) / self.recipe.warmup, max(0.0, decay))
+        recipe = self.recipe
+        if step >= recipe.polish_from:
+            return (recipe.steps - step) / (recipe.steps - recipe.polish_from) / 3
+        decay = (recipe.polish_from - step) / (recipe.polish_from - recipe.decay_from)
+        return min(1.0, (step + 1) / recipe.warmup, decay)
 
     def _forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         positions = torch.arange(ids.shape[1])[None]
