@@ -18,7 +18,7 @@ class EnvConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     problems: str = Field(description="Problem source, such as `aime`.")
-    split: Literal["train", "validation", "test"] = Field("test", description="Split the problems are drawn from.")
+    split: Literal["train", "validation", "test"] = Field("train", description="Split the problems are drawn from; the benchmark's is `test`.")
     problem_seed: int = Field(0, ge=0, lt=2**32, description="Seed of the problem set; the board uses 0.")
     n_problems: int = Field(256, ge=1, description="Problems in the set.")
     model: str = Field("tiny", description="Frozen LLM: `tiny`, a local folder or a Hugging Face id.")

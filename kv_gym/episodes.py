@@ -113,7 +113,7 @@ class EpisodeBatch:
         self.cache = SlotCache(llm.shape, n, config.budget, config.evict_every, track=statistics)
         self.shadow = Shadow(llm, n, capacity) if config.shadow else None
         self._hindsight = hindsight
-        n_blocks = -(-(capacity - config.slots) // config.evict_every)
+        n_blocks = max(0, -(-(capacity - config.slots) // config.evict_every))
         heads = (n, llm.shape.n_layers, llm.shape.n_kv_heads)
         self.future = torch.zeros(*heads, capacity if hindsight else 0, n_blocks, device=device)
         self.stop_ids = torch.tensor(llm.stop_ids, device=device)

@@ -1,0 +1,248 @@
+"""What the single and the vector environment share.
+
+A seed gives a problem and an episode seed, those give a reference, an `EpisodeBatch` plays it, and what Gymnasium sees
+is one row of its observations and infos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.error import ResetNeeded
+
+from kv_gym.config import EnvConfig, make_config
+from kv_gym.envs.actions import check_action, decision_shape, keep_scores, make_action_space
+from kv_gym.envs.observations import Observation, make_observation_space, observe, own_array
+from kv_gym.episodes import EpisodeBatch, StepResult, is_playable
+from kv_gym.errors import ActionError, ConfigError, unknown_name
+from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.problems import Problem, problem_source
+from kv_gym.reference import Reference, ReferenceStore
+
+METADATA: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
+TERMS = ("correct", "loss_spike", "attention_spike")
+LOOK_AHEAD = 64
+"""Most problems that are solved side by side while looking for a playable one."""
+
+Info = dict[str, Any]
+
+
+class ProblemSet:
+    """The problems of an env, and which of them can be played.
+
+    Args:
+        llm: The frozen LLM.
+        config: Settings of the env.
+
+    Raises:
+        ConfigError: No text of this env is long enough for its budget.
+    """
+
+    def __init__(self, llm: FrozenLLM, config: EnvConfig) -> None:
+        longest, needed = config.max_prompt_tokens + config.max_new_tokens, config.slots + 2 * config.evict_every
+        if needed > longest:
+            raise ConfigError(
+                f"budget={config.budget} with evict_every={config.evict_every} needs texts of {needed} tokens (budget "
+                f"+ 3 * evict_every); max_prompt_tokens={config.max_prompt_tokens} + max_new_tokens="
+                f"{config.max_new_tokens} allow {longest}. Use budget <= {longest - 3 * config.evict_every} or raise "
+                "max_new_tokens."
+            )
+        self.llm, self.config = llm, config
+        self.source = problem_source(config.problems)
+        self.store = ReferenceStore(llm, config)
+
+    def problem(self, index: int) -> Problem:
+        """Return problem `index`.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        n = self.config.n_problems
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < n:
+            raise ConfigError(
+                f"problem={index!r} is not in this env; its problems are 0 to {n - 1}. Choose one or raise n_problems."
+            )
+        return self.source.problem(self.config.split, self.config.problem_seed, int(index))
+
+    def chosen(self, index: int, seed: int) -> Reference:
+        """Return the reference of a problem somebody asked for; whether it can be played is for the engine to say."""
+        return self.store.get([self.problem(index)], [seed])[0]
+
+    def playable(self, start: int, seed: int) -> Reference:
+        """Return the reference of the first playable problem from `start` on, going round.
+
+        Raises:
+            ConfigError: No problem can be played.
+        """
+        n, tried, width = self.config.n_problems, 0, 1
+        while tried < n:
+            indices = [(start + i) % n for i in range(tried, min(tried + width, n))]
+            for reference in self.solve(indices, [seed] * len(indices)):
+                if is_playable(reference, self.config):
+                    return reference
+            tried, width = tried + len(indices), min(2 * width, LOOK_AHEAD)
+        needed = self.config.slots + 2 * self.config.evict_every
+        raise ConfigError(
+            f"budget={self.config.budget}: none of the {n} problems can be played; a prompt may have max_prompt_tokens="
+            f"{self.config.max_prompt_tokens} and a text needs {needed} tokens (budget + 3 * evict_every). Lower the "
+            "budget or raise max_prompt_tokens."
+        )
+
+    def solve(self, indices: Sequence[int], seeds: Sequence[int]) -> list[Reference]:
+        """Return the references of those problems whose prompt fits, generated side by side where they are new."""
+        fitting = [
+            (problem, seed)
+            for problem, seed in zip(map(self.problem, indices), seeds, strict=True)
+            if len(self.llm.encode(problem.prompt)) <= self.config.max_prompt_tokens
+        ]
+        return self.store.get([problem for problem, _ in fitting], [seed for _, seed in fitting]) if fitting else []
+
+
+class EvictionCore:
+    """N rows of episodes and the arrays that Gymnasium wants of them.
+
+    Args:
+        env_id: Names the page in `envs_configs` the settings start from.
+        n: Rows, N.
+        options: Settings that differ from the page's.
+        render_mode: None or `ansi`.
+
+    Attributes:
+        config: Settings of the env.
+        action_space: Of one episode.
+        observation_space: Of one episode.
+    """
+
+    def __init__(self, env_id: str, n: int, options: dict[str, Any], render_mode: str | None) -> None:
+        if render_mode is not None and render_mode not in METADATA["render_modes"]:
+            raise ConfigError(f"render_mode={render_mode!r} is not one of None, {', '.join(METADATA['render_modes'])}.")
+        self.config, self.n = make_config(env_id, **options), n
+        self.llm = load_llm(self.config.model, self.config.revision, self.config.dtype, self.config.device)
+        self.problems = ProblemSet(self.llm, self.config)
+        sizes = self.llm.shape
+        self.shape = decision_shape(sizes.n_layers, sizes.n_kv_heads, self.config.slots, self.config.shared)
+        self.action_space = make_action_space(self.config, self.shape)
+        self.observation_space = make_observation_space(self.config, sizes, self.shape)
+        self._batch: EpisodeBatch | None = None
+        self._terms = {name: np.zeros(n) for name in TERMS}
+        self._ignored = np.zeros(n, dtype=np.int64)
+
+    @property
+    def batch(self) -> EpisodeBatch:
+        """The engine, built when first needed."""
+        if self._batch is None:
+            self._batch = EpisodeBatch(self.llm, self.config, self.n, hindsight=self.config.hindsight)
+        return self._batch
+
+    def close(self) -> None:
+        """Let go of the caches."""
+        self._batch = None
+
+    def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator], problems: Sequence[int | None]) -> None:
+        """Start episodes in `rows`.
+
+        Args:
+            rows: Which ones.
+            rngs: The generator of each row. It always gives a problem and an episode seed, so a chosen problem does
+                not change the rest of the stream.
+            problems: A problem index for each row, or None to draw it.
+        """
+        drawn = [int(rng.integers(self.config.n_problems)) for rng in rngs]
+        seeds = [int(rng.integers(2**32)) for rng in rngs]
+        starts = [index if problem is None else problem for index, problem in zip(drawn, problems, strict=True)]
+        self.problems.solve(starts, seeds)  # new ones side by side
+        references = [
+            self.problems.playable(start, seed) if problem is None else self.problems.chosen(problem, seed)
+            for start, seed, problem in zip(starts, seeds, problems, strict=True)
+        ]
+        self.batch.reset(rows, references, seeds)
+        for values in (*self._terms.values(), self._ignored):
+            values[list(rows)] = 0
+
+    def step(self, actions: Sequence[Any]) -> StepResult:
+        """Play one action a row.
+
+        Raises:
+            ActionError: An action is outside the action space.
+            ScoreError: A score is NaN.
+        """
+        if len(actions) != self.n:
+            raise ActionError(f"{len(actions)} actions came for num_envs={self.n} episodes. Give one for each.")
+        arrays = [check_action(action, self.config, self.shape, row) for row, action in enumerate(actions)]
+        tensor = torch.as_tensor(np.stack(arrays), device=self.llm.shape.device)
+        scores, ignored = keep_scores(tensor, self.batch.protected, self.config)
+        result = self.batch.step(scores)
+        self._ignored = own_array(ignored)
+        self._terms = {name: own_array(result.terms[name].double()) for name in TERMS}
+        return result
+
+    def reference(self, row: int) -> Reference:
+        """Return what the episode in `row` starts from.
+
+        Raises:
+            ResetNeeded: No episode ever began there.
+        """
+        reference = self.batch.references[row]
+        if reference is None:
+            raise ResetNeeded(f"No episode ever began in row {row}. Call reset() first.")
+        return reference
+
+    def look(self) -> tuple[Observation, list[Info]]:
+        """Return the observations of all rows as one batch, and the info of each."""
+        view = self.batch.slots()
+        golden = None if view.hindsight is None else own_array(view.hindsight.future.float())
+        return observe(view, self.config), [self._info(row, golden) for row in range(self.n)]
+
+    def _info(self, row: int, golden: np.ndarray | None) -> Info:
+        problem = self.reference(row).problem
+        hindsight: dict[str, Any] = {"answer": problem.answer}
+        if golden is not None:
+            hindsight["golden"] = golden[row].copy()
+        return {
+            "is_success": bool(self.batch.correct[row]),
+            "reward_terms": {name: float(self._terms[name][row]) for name in TERMS},
+            "n_illegal": int(self._ignored[row]),
+            "n_tokens": len(self.batch.generated(row)),
+            "kv_bytes": self.batch.cache.nbytes,
+            "problem": problem.id,
+            "family": problem.family,
+            "hindsight": hindsight,
+        }
+
+    def action_masks(self) -> np.ndarray:
+        """Return which slots may be chosen, [N, S] bool, True = legal.
+
+        Raises:
+            ConfigError: The action is not a slot.
+        """
+        if self.config.action != "slot":
+            raise ConfigError(
+                f"action_masks() lists the legal values of action='slot'; action={self.config.action!r} has none. "
+                "Protected slots are in obs['protected']."
+            )
+        return own_array(~self.batch.protected[:, 0, 0])
+
+    def render(self, row: int) -> str:
+        """Describe a row: its problem and text, and one line of numbers."""
+        batch, problem = self.batch, self.reference(row).problem
+        read = int(batch.length[row])
+        counts = (
+            f"[{problem.id}, eviction {int(batch.decision[row])}: {self.config.slots} slots a head live, "
+            f"{read - self.config.slots} of {read} evicted]"
+        )
+        return f"{problem.prompt}{batch.text(row)}\n{counts}"
+
+
+def reset_options(options: dict[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
+    """Return the options of `reset`.
+
+    Raises:
+        UnknownNameError: One does not exist.
+    """
+    for name in options or {}:
+        if name not in known:
+            raise unknown_name("reset option", name, known)
+    return dict(options or {})
