@@ -1,0 +1,328 @@
+"""`kv-gym`: run the benchmark, sum its rows up, list agents and environments.
+
+torch is loaded when something is run, not for `--help`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kv_gym import __version__
+from kv_gym.errors import ConfigError, KVGymError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kv_gym.benchmark import Bench, BenchResult
+    from kv_gym.report import Report
+
+ROWS_FILE, REPORT_FILE, PLOT_FILE = "rows.jsonl", "report.json", "accuracy.png"
+PIPE_COLUMNS = 200  # width of tables that are not written to a terminal
+OWN_OPTIONS = {"budget": "--budget", "mode": "--mode", "n_problems": "--problems", "split": "--split"}
+
+app = typer.Typer(
+    help="Agents decide which KV-cache slots of a frozen LLM are evicted; this measures how well.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class ModeChoice(StrEnum):
+    """What `--mode` takes."""
+
+    generate = "generate"
+    replay = "replay"
+    both = "both"
+
+
+class SplitChoice(StrEnum):
+    """What `--split` takes."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program; mistakes of the user end it with one message and exit code 2."""
+    try:
+        app(arguments)
+    except KVGymError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command()
+def bench(
+    env_id: Annotated[str, typer.Argument(help="Environment, such as KVEvict-AIME-v0; `kv-gym envs` lists them.")],
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(help="Agent by name, or path/to/mine.py:MyAgent; repeat for more. Default: the env's page."),
+    ] = None,
+    budget: Annotated[
+        list[int] | None,
+        typer.Option(help="Slots that stay per layer and KV head; repeat for more. Default: those of the env's page."),
+    ] = None,
+    problems: Annotated[int | None, typer.Option(help="First problems of the set. Default: the env's page.")] = None,
+    split: Annotated[SplitChoice, typer.Option(help="Split of the problems.")] = SplitChoice.test,
+    seeds: Annotated[int, typer.Option(help="Episodes per problem, with seeds 0, 1, ...")] = 1,
+    mode: Annotated[
+        ModeChoice, typer.Option(help="generate measures accuracy, replay measures losses and missed attention.")
+    ] = ModeChoice.both,
+    width: Annotated[int, typer.Option(help="Episodes side by side.")] = 32,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of rows, report and plot. Default: runs/bench/ENV_ID.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the report as JSON (it is always saved to report.json).")
+    ] = False,
+    plot: Annotated[bool, typer.Option(help="Save accuracy against budget to accuracy.png.")] = True,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the environment; repeat for more."),
+    ] = None,
+) -> None:
+    """Measure agents: accuracy and loss spike per agent and budget, with 95% intervals.
+
+    Rows are written as episodes end. After a kill the same command goes on where it stopped. Exits with 1 if an agent
+    raised in any episode.
+    """
+    options = parse_settings(settings or [])
+    options["split"] = split.value
+    folder = out or Path("runs") / "bench" / env_id
+    plan = _plan(env_id, agent or [], budget or [], problems, seeds, mode, width, options)
+    result = _run(plan, folder / ROWS_FILE)
+    if not result.rows:
+        raise ConfigError(
+            f"none of the {plan.problems} problems can be played at budget {', '.join(map(str, plan.budgets))}: their "
+            "texts are shorter than budget + 3 * evict_every tokens. Use a smaller budget."
+        )
+    from kv_gym.report import build_report
+
+    report = build_report(result.rows, result.runs)
+    save_json(report, folder / REPORT_FILE)
+    show(report, as_json, folder / PLOT_FILE if plot else None)
+    _say(f"{result.n_new} new rows, {len(result.rows) - result.n_new} known: {folder / ROWS_FILE}")
+    if any(cell.n_failed for cell in report.cells):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    rows: Annotated[Path, typer.Argument(help="A rows.jsonl that `kv-gym bench` wrote, or its folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print two Markdown tables.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Save accuracy against budget to this PNG.")] = None,
+) -> None:
+    """Sum rows up: those with the env, model and settings of the last row, with the newest version of each agent."""
+    from kv_gym.report import build_report, newest_rows
+    from kv_gym.rows import RowFileError, read_rows
+
+    path = rows / ROWS_FILE if rows.is_dir() else rows
+    found = read_rows(path)
+    chosen = newest_rows(found)
+    if not chosen:
+        raise RowFileError(f"{path} holds no episodes yet. Run `kv-gym bench` first.")
+    summed = build_report(chosen, found.runs.values(), len(found.episodes) - len(chosen))
+    if as_markdown:
+        from kv_gym.display import markdown
+
+        print(markdown(summed))
+        return
+    show(summed, as_json, plot)
+
+
+@app.command()
+def agents() -> None:
+    """List the agents that are installed."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from kv_gym.agents import GROUP, agent_entries
+
+    table = Table("name", "class", "needs", "hindsight", "what it does", box=None, pad_edge=False, header_style="bold")
+    for name, entry in agent_entries().items():
+        try:
+            table.add_row(*(Text(cell) for cell in (name, entry.value, *_describe(entry.load()))))
+        except Exception as error:
+            table.add_row(Text(name), Text(entry.value), "", "", Text(f"{type(error).__name__}: {error}", style="red"))
+    if not table.row_count:
+        raise ConfigError(f"no package offers agents (entry-point group {GROUP!r}). Install one: `pip install -e .`.")
+    _console().print(table)
+    _say("Your own: kv-gym bench ENV_ID --agent path/to/mine.py:MyAgent")
+
+
+@app.command()
+def envs() -> None:
+    """List the environments."""
+    from rich.table import Table
+
+    from kv_gym.config import env_page
+    from kv_gym.registry import env_ids
+
+    table = Table("id", "title", "problems", "model", "bench budgets", box=None, pad_edge=False, header_style="bold")
+    for env_id in env_ids():
+        page = env_page(env_id)
+        settings, budgets = page.settings, ", ".join(map(str, page.bench.budgets))
+        table.add_row(env_id, page.title, f"{settings.n_problems} {settings.problems}", settings.model, budgets)
+    _console().print(table)
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """Read `KEY=VALUE` pairs; values are YAML.
+
+    Raises:
+        ConfigError: No `=`, no YAML, or a key that has an option of its own.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair!r} has no value. Use --set KEY=VALUE, such as --set evict_every=32.")
+        if key in OWN_OPTIONS:
+            raise ConfigError(f"--set {pair!r}: {key} has an option of its own. Use {OWN_OPTIONS[key]} {value}.")
+        if key == "shadow":
+            raise ConfigError("--set shadow: replay runs with a shadow and generate without. Use --mode.")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {pair!r}: the value is not YAML. Use a number, true, null or a name.") from error
+    return found
+
+
+def _plan(
+    env_id: str, names: list[str], budgets: list[int], problems: int | None, seeds: int, mode: ModeChoice, width: int,
+    options: dict[str, Any],
+) -> Bench:  # fmt: skip
+    from kv_gym.config import env_page, make_config
+
+    page = env_page(env_id)
+    for budget in budgets or page.bench.budgets:  # mistakes show before torch is loaded
+        make_config(env_id, **options, budget=budget)
+    from kv_gym.agents import load_agent
+    from kv_gym.benchmark import MODES, Bench
+
+    modes = [known for known in MODES if mode in (ModeChoice.both, known)]
+    loaded = [load_agent(name) for name in names or page.bench.agents]
+    return Bench(env_id, loaded, budgets, problems, seeds, modes, width, options)
+
+
+def _run(plan: Bench, path: Path) -> BenchResult:
+    from kv_gym.benchmark import run_bench
+
+    with BarProgress() as progress:
+        try:
+            return run_bench(plan, path, progress)
+        except KeyboardInterrupt:
+            progress.stop()
+            _say(f"Stopped. The rows so far are in {path}; the same command goes on from there.")
+            raise typer.Exit(130) from None
+
+
+class BarProgress:
+    """Progress as a bar on stderr: what is under way, how many are done, the time left."""
+
+    def __init__(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.fields[stage]}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.description}", style="cyan"),
+            console=Console(stderr=True),
+        )
+        self._task: Any = None
+
+    def __enter__(self) -> BarProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.stop()
+
+    def begin(self, stage: str, total: int) -> None:
+        """Start a stage; nothing is shown for one without items."""
+        self._task = self._bar.add_task("", total=total, stage=stage, visible=total > 0)
+
+    def describe(self, text: str) -> None:
+        """Say what is under way."""
+        self._bar.update(self._task, description=text)
+
+    def advance(self, n: int) -> None:
+        """Count `n` more items."""
+        self._bar.advance(self._task, n)
+
+
+def save_json(report: Report, path: Path) -> None:
+    """Write a report in one piece."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+    temporary.replace(path)
+
+
+def show(report: Report, as_json: bool, plot: Path | None) -> None:
+    """Print a report, as tables or as JSON, and save its plot."""
+    from kv_gym.display import save_plot, tables
+
+    if as_json:
+        print(json.dumps(report.to_json(), indent=1))
+    else:
+        _console().print(tables(report))
+    if plot is not None:
+        save_plot(report, plot)
+        _say(f"plot: {plot}")
+
+
+def _describe(agent: Any) -> tuple[str, str, str]:
+    """What an agent's class says about itself: needs, hindsight, first line."""
+    lines = (agent.__doc__ or "").strip().splitlines()
+    needs = "statistics" if agent.needs_statistics else ""
+    return needs, "yes" if agent.uses_hindsight else "", lines[0] if lines else ""
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
+
+
+def _say(text: str) -> None:
+    """Tell the user something that is not the result."""
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

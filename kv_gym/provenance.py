@@ -1,0 +1,69 @@
+"""What a result was made with: versions, hardware, source tree."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import kv_gym
+
+LIBRARIES = ("torch", "transformers", "gymnasium", "numpy", "safetensors", "tokenizers")
+
+
+def versions() -> dict[str, str]:
+    """Versions of kv_gym, python and the libraries that can move a number."""
+    found = {"kv_gym": kv_gym.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def command() -> str:
+    """What was typed, without the folder of the program."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def hardware(device: torch.device) -> dict[str, str | int]:
+    """Name of CPU and device, cores and platform."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return {"cpu": _cpu_model(), "cores": os.cpu_count() or 0, "platform": platform.platform(), "device": name}
+
+
+def git_state(folder: Path | None = None) -> dict[str, str | bool] | None:
+    """Commit of the source tree, and whether it differs from it; None where this package is not under version control.
+
+    Args:
+        folder: A folder of the tree; default is this package's.
+    """
+    folder = folder or Path(kv_gym.__file__).parent
+    if not _git(folder, "ls-files", "."):  # installed into somebody else's repository, for example
+        return None
+    commit, changes = _git(folder, "rev-parse", "--verify", "HEAD"), _git(folder, "status", "--porcelain")
+    return None if not commit or changes is None else {"commit": commit, "dirty": bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,255 @@
+"""Result rows: an append-only JSONL file that survives a kill at any point.
+
+Two kinds of line. A `run` line says once what all episodes of one `kv-gym bench` call share: versions, hardware,
+threads, commit, settings. An `episode` line holds one episode and names its run by `run_id`, the hash of that run line.
+Each line is written in one piece; a last line without its newline was torn by a kill and is dropped when the file is
+opened again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from kv_gym.errors import KVGymError
+
+RowKey = tuple[str | int, ...]
+
+
+class RowFileError(KVGymError):
+    """A file of rows is damaged, in use, or of another version."""
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+
+
+class RunRow(_Line):
+    """What all episodes of one run share.
+
+    Attributes:
+        run_id: Hash of the rest.
+        started: UTC, ISO 8601.
+        command: What was typed.
+        versions: Of kv_gym, python and the libraries that can move a number.
+        git: `commit` and `dirty` of the source tree; None outside git.
+        hardware: `cpu`, `cores`, `platform`, `device`.
+        threads: torch threads.
+        width: Episodes side by side.
+        model: `name`, `revision`, `dtype`, `fingerprint`.
+        settings: Every setting of the env that can move a result, without budget and mode.
+        settings_sha256: Their hash.
+        plan: `env_id`, `split`, `agents`, `budgets`, `modes`, `problems`, `seeds`.
+        left_out: Problems that are too short or too long to be played, by budget.
+    """
+
+    kind: Literal["run"] = "run"
+    run_id: str = ""
+    started: str
+    command: str
+    versions: dict[str, str]
+    git: dict[str, str | bool] | None
+    hardware: dict[str, str | int]
+    threads: int
+    width: int
+    model: dict[str, str | None]
+    settings: dict[str, Any]
+    settings_sha256: str
+    plan: dict[str, Any]
+    left_out: dict[int, list[str]]
+
+    def signed(self) -> RunRow:
+        """Return the row with its id."""
+        return self.model_copy(update={"run_id": sha256_of(self.model_dump(mode="json", exclude={"run_id"}))[:16]})
+
+
+class EpisodeRow(_Line):
+    """One episode. What was not measured, or failed, is None.
+
+    Attributes:
+        run_id: The `run` line it belongs to.
+        mode: `generate`: accuracy is measured. `replay`: loss, loss spike and missed attention are.
+        agent, agent_source, agent_sha256: Name, class with its settings, hash of the file (see `kv_gym.agents`).
+        uses_hindsight, evicts: What kind of agent it is; reference lines are not ranked.
+        budget, evict_every: Slots.
+        failed: Class and message of what the agent raised; None when it went well.
+        correct: The answer is right. `correct_full`: it is with the full cache.
+        stop: `eos` or `length`.
+        n_tokens: Generated tokens, the reference's first ones included. `n_steps`: evictions.
+        loss_spike: Nats squared, mean over steps. `attention_spike`, `missed_attention`: shares.
+        loss, loss_full: Mean loss of the trace after the first eviction, evicted and full, nats.
+        kv_bytes_peak, kv_bytes_mean: Bytes of keys and values held while writing.
+        seconds: Share of the wall time; the shares of a cell sum to its time.
+        tokens_per_second: New tokens of this episode over `seconds`; with `width` episodes side by side that is the
+            throughput of the whole batch. None for stored references.
+        tokens_sha256, actions_sha256, reference_hash, problem_sha256: What was written, kept, referred to and asked.
+        model, model_fingerprint, settings_sha256: What it was made with; the run line has the rest.
+    """
+
+    kind: Literal["episode"] = "episode"
+    run_id: str
+    env_id: str
+    mode: Literal["generate", "replay"]
+    split: str
+    agent: str
+    agent_source: str
+    agent_sha256: str
+    uses_hindsight: bool
+    evicts: bool
+    budget: int
+    evict_every: int
+    problem: str
+    family: str
+    seed: int
+    failed: str | None = None
+    correct: bool | None = None
+    correct_full: bool
+    stop: str | None = None
+    n_tokens: int | None = None
+    n_steps: int | None = None
+    loss_spike: float | None = None
+    attention_spike: float | None = None
+    missed_attention: float | None = None
+    loss: float | None = None
+    loss_full: float | None = None
+    kv_bytes_peak: int | None = None
+    kv_bytes_mean: float | None = None
+    seconds: float | None = None
+    tokens_per_second: float | None = None
+    tokens_sha256: str | None = None
+    actions_sha256: str | None = None
+    reference_hash: str
+    problem_sha256: str
+    model: str
+    model_fingerprint: str
+    settings_sha256: str
+
+    @property
+    def key(self) -> RowKey:
+        """What must be equal for a row to be the same episode; a resumed run skips the keys it finds."""
+        return (
+            self.env_id, self.mode, self.agent, self.agent_source, self.agent_sha256, self.budget,
+            self.problem, self.problem_sha256, self.seed, self.model_fingerprint, self.settings_sha256,
+        )  # fmt: skip
+
+
+@dataclass
+class Rows:
+    """The content of a file: its runs by id, and its episodes in order, each once."""
+
+    runs: dict[str, RunRow]
+    episodes: dict[RowKey, EpisodeRow]
+
+    def add(self, line: RunRow | EpisodeRow) -> None:
+        """Add one line; of two episodes with one key the first stays."""
+        if isinstance(line, RunRow):
+            self.runs[line.run_id] = line
+        elif line.run_id not in self.runs:
+            raise ValueError(f"there is no run line {line.run_id!r} before it")
+        else:
+            self.episodes.setdefault(line.key, line)
+
+
+_LINE: TypeAdapter[RunRow | EpisodeRow] = TypeAdapter(Annotated[RunRow | EpisodeRow, Field(discriminator="kind")])
+
+
+def sha256_of(value: Any) -> str:
+    """Hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def parse_rows(data: bytes, name: str) -> tuple[Rows, int]:
+    """Read lines.
+
+    Returns:
+        (What they hold, length of `data` without a torn last line).
+
+    Raises:
+        RowFileError: A line that is not the torn last one cannot be read.
+    """
+    whole = data.rfind(b"\n") + 1
+    rows = Rows({}, {})
+    for number, line in enumerate(data[:whole].splitlines(), 1):
+        try:
+            rows.add(_LINE.validate_json(line))
+        except ValueError as error:
+            reason = _reason(error) if isinstance(error, ValidationError) else str(error)
+            raise RowFileError(
+                f"{name}, line {number} is not a row of this version: {reason}. Delete that line (its episode is "
+                "played again), or write to another folder with --out."
+            ) from error
+    return rows, whole
+
+
+def _reason(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def read_rows(path: Path) -> Rows:
+    """Read a file of rows, even while it is being written.
+
+    Raises:
+        RowFileError: There is no such file, or a line cannot be read.
+    """
+    if not path.is_file():
+        raise RowFileError(f"{path} does not exist. `kv-gym bench` writes rows to runs/bench/<env id>/rows.jsonl.")
+    return parse_rows(path.read_bytes(), str(path))[0]
+
+
+class RowFile:
+    """A file of rows, open for appending by one process at a time.
+
+    Args:
+        path: Made with its folders if it does not exist; a torn last line is dropped.
+
+    Attributes:
+        rows: What the file holds.
+
+    Raises:
+        RowFileError: Another process has it open, or a line cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.rows, whole = parse_rows(path.read_bytes(), str(path))
+            os.ftruncate(self._file, whole)
+        except BlockingIOError as error:
+            os.close(self._file)
+            raise RowFileError(f"another process is writing {path}. Wait for it, or use another --out.") from error
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def add(self, line: RunRow | EpisodeRow) -> None:
+        """Append one line. When this returns, a kill of the process cannot lose it."""
+        data = (json.dumps(line.model_dump(mode="python"), allow_nan=False) + "\n").encode()
+        self.rows.add(line)
+        while data:
+            data = data[os.write(self._file, data) :]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)
+
+    def __enter__(self) -> RowFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

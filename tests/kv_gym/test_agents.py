@@ -1,0 +1,236 @@
+"""Agents are found by name and in files, and mistakes are named."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+from kv_agents.base import Agent
+from kv_agents.heuristics.h2o import H2O
+from kv_agents.heuristics.streaming import Streaming
+
+from kv_gym import agents as registry
+from kv_gym.agents import agent_source, known_agents, load_agent
+from kv_gym.errors import ConfigError, UnknownNameError
+
+MINE = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kv_agents.base import Agent
+from kv_agents.heuristics.h2o import H2O
+
+limit = 3
+
+
+class Nothing:
+    pass
+
+
+class NoScore(Agent):
+    name = "no-score"
+
+
+class NoName(Agent):
+    def score(self, slots):
+        return -slots.positions.float()
+
+
+@dataclass
+class Oldest(Agent):
+    name = "oldest"
+    strength: float
+
+    def score(self, slots):
+        return -self.strength * slots.positions.float()
+
+
+class Stranger:
+    name = "stranger"
+
+    def score(self, slots):
+        return -slots.positions.float()
+
+
+class Duck(Stranger):
+    name = "duck"
+    needs_statistics = uses_hindsight = False
+    evicts = True
+
+
+class Anything(NoName):
+    name = "anything"
+
+    def __init__(self, **options):
+        self.options = options
+"""
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
+    found = [EntryPoint(name.replace("_", "-"), value, registry.GROUP) for name, value in entries.items()]
+    monkeypatch.setattr(registry, "entry_points", lambda group: found if group == "kv_gym.agents" else [])
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(
+        monkeypatch,
+        streaming="kv_agents.heuristics.streaming:Streaming",
+        random_prompt="kv_agents.heuristics.random_prompt:RandomPrompt",
+        h2o="kv_agents.heuristics.h2o:H2O",
+    )
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    return str(path)
+
+
+def test_known_agents_are_the_entry_points_sorted(installed: None) -> None:
+    agents = known_agents()
+    assert list(agents) == ["h2o", "random-prompt", "streaming"]
+    assert agents["h2o"] is H2O
+
+
+def test_every_declared_agent_loads_and_is_named_as_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    declared = pyproject["project"]["entry-points"]["kv_gym.agents"]
+    install(monkeypatch, **declared)
+    agents = known_agents()
+    assert {"full", "random", "random-prompt", "streaming", "h2o", "snapkv", "tova", "rkv", "golden"} <= set(agents)
+    assert all(agent.name == name for name, agent in agents.items())
+
+
+def test_load_agent_passes_options(installed: None) -> None:
+    agent = load_agent("streaming", n_sink=2)
+    assert type(agent) is Streaming and agent.n_sink == 2
+    assert load_agent("streaming").n_sink == 4  # type: ignore[attr-defined]
+
+
+def test_unknown_agent_is_suggested(installed: None) -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown agent 'h20'. Did you mean 'h2o'\? .*mine.py:MyAgent"):
+        load_agent("h20")
+
+
+def test_unknown_option_is_suggested(installed: None) -> None:
+    with pytest.raises(UnknownNameError, match=r"option of agent 'streaming' 'n_sinks'. Did you mean 'n_sink'\?"):
+        load_agent("streaming", n_sinks=2)
+    with pytest.raises(UnknownNameError, match="option of agent 'h2o' 'lam'"):
+        load_agent("h2o", lam=2)
+
+
+def test_a_broken_agent_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, broken="no_such_module:Agent", h2o="kv_agents.heuristics.h2o:H2O")
+    assert type(load_agent("h2o")) is H2O
+
+
+def test_a_name_claimed_twice_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    h2o = EntryPoint("h2o", "kv_agents.heuristics.h2o:H2O", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [h2o, h2o])
+    assert type(load_agent("h2o")) is H2O  # one package found twice
+    other = EntryPoint("h2o", "other_package:H2O", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [h2o, other])
+    with pytest.raises(ConfigError, match=r"claimed by kv_agents.heuristics.h2o:H2O and other_package:H2O"):
+        load_agent("h2o")
+
+
+def test_an_entry_point_that_is_no_agent_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, path="pathlib:Path")
+    with pytest.raises(ConfigError, match="pathlib:Path is not an agent"):
+        load_agent("path")
+    with pytest.raises(ConfigError, match="pathlib:Path is not an agent"):
+        known_agents()
+
+
+def test_load_agent_from_a_file(mine: str) -> None:
+    agent = load_agent(f"{mine}:Oldest", strength=2.0)
+    assert isinstance(agent, Agent)
+    assert agent.name == "oldest" and agent.strength == 2.0  # type: ignore[attr-defined]
+    assert load_agent(f"{mine}:Anything", a=1).options == {"a": 1}  # type: ignore[attr-defined]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"agent file '.*gone.py' does not exist"):
+        load_agent(f"{tmp_path}/gone.py:MyAgent")
+
+
+def test_a_file_without_class_is_an_error(mine: str) -> None:
+    with pytest.raises(ConfigError, match=r"does not say which class. Use .*mine.py:MyAgent"):
+        load_agent(mine)
+
+
+def test_a_missing_class_is_suggested(mine: str) -> None:
+    known = "Anything, Duck, H2O, Oldest, Stranger"
+    with pytest.raises(UnknownNameError, match=rf"'Oldes'. Did you mean 'Oldest'\? Known: {known}"):
+        load_agent(f"{mine}:Oldes")
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("Nothing", "mine.py:Nothing is not an agent. Make it a subclass"),
+        ("limit", "mine.py:limit is not an agent"),
+        ("NoScore", r"mine.py:NoScore does not score slots. Give it a method score"),
+        ("NoName", 'mine.py:NoName has no name. .*name = "my-agent"'),
+        ("Stranger", "mine.py:Stranger does not say needs_statistics. Make it a subclass of kv_agents.base.Agent"),
+    ],
+)
+def test_a_class_that_is_no_agent_is_an_error(mine: str, name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_agent(f"{mine}:{name}")
+
+
+def test_a_missing_option_is_named(mine: str) -> None:
+    with pytest.raises(ConfigError, match="agent 'oldest': missing a required argument: 'strength'"):
+        load_agent(f"{mine}:Oldest")
+
+
+def test_an_error_in_the_file_is_shown_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text("1 / 0")
+    with pytest.raises(ZeroDivisionError):
+        load_agent(f"{path}:MyAgent")
+    assert not [name for name in sys.modules if name.endswith("wrong")]
+
+
+def test_an_agent_need_not_be_a_subclass(mine: str) -> None:
+    assert load_agent(f"{mine}:Duck").name == "duck"
+
+
+def test_without_installed_agents_the_message_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    with pytest.raises(UnknownNameError, match="No package with agents is installed: run `pip install -e"):
+        load_agent("h2o")
+
+
+def test_the_source_of_an_agent_names_class_settings_and_file(installed: None) -> None:
+    source = agent_source(load_agent("streaming", n_sink=2))
+    assert source.where == "kv_agents.heuristics.streaming:Streaming(n_sink=2)"
+    module = sys.modules["kv_agents.heuristics.streaming"]
+    assert source.sha256 == hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
+    assert agent_source(load_agent("h2o")).where == "kv_agents.heuristics.h2o:H2O"
+
+
+def test_the_source_of_a_file_changes_with_its_content_and_not_with_its_folder(tmp_path: Path) -> None:
+    paths = [tmp_path / "a" / "mine.py", tmp_path / "b" / "mine.py", tmp_path / "c" / "mine.py"]
+    for path, text in zip(paths, [MINE, MINE, MINE + "\n"], strict=True):
+        path.parent.mkdir()
+        path.write_text(text)
+    same, copy, changed = [agent_source(agent) for agent in [load_agent(f"{path}:Duck") for path in paths]]
+    assert same.where == copy.where == changed.where == "mine.py:Duck"
+    assert same.sha256 == copy.sha256 != changed.sha256
+
+
+def test_kv_gym_imports_no_agents() -> None:
+    """Agents depend on the suite, never the other way round."""
+    package = Path(registry.__file__).parent
+    importing = re.compile(r"^\s*(from|import) kv_agents", re.MULTILINE)
+    assert not [path for path in package.rglob("*.py") if importing.search(path.read_text())]
