@@ -32,6 +32,7 @@ bench-speed: install
 results: install
 	$(BIN)/kv-gym bench KVEvict-AIME-v0 --problems 256 --budget 48 --budget 64 --budget 96 --budget 128 --budget 192 \
 		--budget 256 --width 64 --out leaderboards/results/KVEvict-AIME-v0
+	gzip -9 -n -c leaderboards/results/KVEvict-AIME-v0/rows.jsonl > leaderboards/results/KVEvict-AIME-v0/rows.jsonl.gz
 
 clean:
 	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -131,7 +131,7 @@ def bench(
 
 @app.command()
 def report(
-    rows: Annotated[Path, typer.Argument(help="A rows.jsonl that `kv-gym bench` wrote, or its folder.")],
+    rows: Annotated[Path, typer.Argument(help="A rows.jsonl(.gz) that `kv-gym bench` wrote, or its folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print two Markdown tables.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Save accuracy against budget to this PNG.")] = None,
@@ -141,6 +141,8 @@ def report(
     from kv_gym.rows import RowFileError, read_rows
 
     path = rows / ROWS_FILE if rows.is_dir() else rows
+    if rows.is_dir() and not path.exists():
+        path = path.with_name(f"{ROWS_FILE}.gz")
     found = read_rows(path)
     chosen = newest_rows(found)
     if not chosen:

@@ -18,7 +18,9 @@ class EnvConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     problems: str = Field(description="Problem source, such as `aime`.")
-    split: Literal["train", "validation", "test"] = Field("train", description="Split the problems are drawn from; the benchmark's is `test`.")
+    split: Literal["train", "validation", "test"] = Field(
+        "train", description="Split the problems are drawn from; the benchmark's is `test`."
+    )
     problem_seed: int = Field(0, ge=0, lt=2**32, description="Seed of the problem set; the board uses 0.")
     n_problems: int = Field(256, ge=1, description="Problems in the set.")
     model: str = Field("tiny", description="Frozen LLM: `tiny`, a local folder or a Hugging Face id.")
@@ -52,7 +54,9 @@ class EnvConfig(BaseModel):
     loss_threshold: float = Field(1.5, ge=0, description="Smallest loss increase that counts as a spike, nats.")
     attention_threshold: float = Field(0.05, ge=0, le=1, description="Missed attention that is forgiven, share.")
     entropy_threshold: float | None = Field(
-        None, ge=0, description="Tokens below this full-cache entropy (nats) are watched; None: 80th percentile per episode."
+        None,
+        ge=0,
+        description="Tokens below this full-cache entropy (nats) are watched; None: 80th percentile per episode.",
     )
 
     @model_validator(mode="after")
@@ -67,8 +71,8 @@ class EnvConfig(BaseModel):
         protected = self.n_sink + self.recent
         if protected >= self.budget:
             raise BudgetError(
-                f"budget={self.budget} leaves nothing to choose: n_sink={self.n_sink} + n_recent={self.recent} slots are "
-                f"protected. Use budget >= {protected + 1} or lower n_recent or n_sink."
+                f"budget={self.budget} leaves nothing to choose: n_sink={self.n_sink} + n_recent={self.recent} slots "
+                f"are protected. Use budget >= {protected + 1} or lower n_recent or n_sink."
             )
         return self
 

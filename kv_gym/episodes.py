@@ -150,7 +150,12 @@ class EpisodeBatch:
             self._fill_row(row, reference, seed)
         first = torch.arange(config.slots, device=index.device).expand(len(index), -1)
         part = SlotCache(
-            self.llm.shape, len(index), config.budget, config.evict_every, self.cache.n_obs, self.cache.statistics is not None
+            self.llm.shape,
+            len(index),
+            config.budget,
+            config.evict_every,
+            self.cache.n_obs,
+            self.cache.statistics is not None,
         )
         self.llm.read(self.tokens[index, : config.slots], first, part, last_only=True)
         part.settle()
@@ -164,14 +169,16 @@ class EpisodeBatch:
         config, problem = self.config, reference.problem
         if not is_playable(reference, config):
             raise ConfigError(
-                f"problem {problem.id} has a prompt of {reference.n_prompt} and a reference of {len(reference)} tokens; "
-                f"this env plays prompts up to max_prompt_tokens={config.max_prompt_tokens} and references from "
-                f"budget + 3 * evict_every = {config.slots + 2 * config.evict_every} tokens. Choose another problem or budget."
+                f"problem {problem.id} has a prompt of {reference.n_prompt} and a reference of {len(reference)} "
+                f"tokens; this env plays prompts up to max_prompt_tokens={config.max_prompt_tokens} and references "
+                f"from budget + 3 * evict_every = {config.slots + 2 * config.evict_every} tokens. Choose another "
+                "problem or budget."
             )
-        if config.protect_prompt and reference.n_prompt + config.recent >= config.budget:
+        protected = reference.n_prompt + config.recent
+        if config.protect_prompt and protected >= config.budget:
             raise BudgetError(
-                f"budget={config.budget} leaves nothing to choose on {problem.id}: its prompt of {reference.n_prompt} slots + "
-                f"n_recent={config.recent} are protected. Use budget >= {reference.n_prompt + config.recent + 1} or "
+                f"budget={config.budget} leaves nothing to choose on {problem.id}: its prompt of {reference.n_prompt} "
+                f"slots + n_recent={config.recent} are protected. Use budget >= {protected + 1} or "
                 "protect_prompt=False."
             )
 
@@ -222,7 +229,14 @@ class EpisodeBatch:
     def slots(self) -> SlotView:
         """Return what an agent sees now."""
         view = SlotView(
-            self.cache, self.protected, self.n_prompt, self.length, self.decision, self.seeds, self.surprisal, self.entropy
+            self.cache,
+            self.protected,
+            self.n_prompt,
+            self.length,
+            self.decision,
+            self.seeds,
+            self.surprisal,
+            self.entropy,
         )
         if self._hindsight:
             view.hindsight = Hindsight(golden_scores(self.future, view.positions, self.decision))
@@ -280,7 +294,9 @@ class EpisodeBatch:
         for chosen, read in ((known, self._read_chunk), (~known, self._read_one_by_one)):
             index = rows[chosen]
             if len(index):
-                parts.append((self.cache if len(index) == self.n else self.cache.select(index), index, start[chosen], read))
+                parts.append(
+                    (self.cache if len(index) == self.n else self.cache.select(index), index, start[chosen], read)
+                )
         for cache, index, first, read in parts:
             read(cache, index, first)
             if cache is not self.cache:

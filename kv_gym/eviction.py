@@ -40,7 +40,9 @@ def share_scores(scores: Tensor, granularity: Granularity) -> Tensor:
 def check_scores(scores: Tensor, shape: torch.Size) -> None:
     """Raise ScoreError unless `scores` are numbers of the right shape."""
     if scores.shape != shape:
-        raise ScoreError(f"keep scores have shape {tuple(scores.shape)}; one score per slot is {tuple(shape)} [N, L, H_kv, S].")
+        raise ScoreError(
+            f"keep scores have shape {tuple(scores.shape)}; one score per slot is {tuple(shape)} [N, L, H_kv, S]."
+        )
     if torch.isnan(scores).any():
         bad = torch.isnan(scores).nonzero()[0].tolist()
         raise ScoreError(

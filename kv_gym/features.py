@@ -39,6 +39,7 @@ class Feature:
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Names of its columns in an observation."""
         return (f"{self.name}_mean", f"{self.name}_max") if self.grouped else (self.name,)
 
 
@@ -53,6 +54,7 @@ def newest(slots: SlotView, n: int) -> Tensor:
 
 
 def per_opportunity(total: Tensor, slots: SlotView) -> Tensor:
+    """Divide a sum over queries by the number of queries since each slot was written."""
     return total / (slots.age + 1)[..., None, :]
 
 
@@ -69,7 +71,7 @@ def since_attended(slots: SlotView) -> Tensor:
 
 
 def relative_norm(vectors: Tensor) -> Tensor:
-    """log of the norm over the mean norm of the same head's slots, [N, L, H_kv, S]."""
+    """Log of the norm over the mean norm of the same head's slots, [N, L, H_kv, S]."""
     norm = vectors.float().norm(dim=-1).clamp_min(1e-6)
     return (norm / norm.mean(-1, keepdim=True)).log()
 
@@ -108,7 +110,8 @@ FEATURES: tuple[Feature, ...] = (
     Feature("longest_gap", "tokens, log1p", "longest gap between two such queries",
             lambda s: torch.log1p(s.longest_gap.float())),
     Feature("age", "tokens, log1p", "since the slot was written", lambda s: torch.log1p(s.age.float())),
-    Feature("position", "share of the text", "place in the text", lambda s: s.positions / s.text_length[:, None, None, None]),
+    Feature("position", "share of the text", "place in the text",
+            lambda s: s.positions / s.text_length[:, None, None, None]),
     Feature("in_prompt", "0 or 1", "belongs to the prompt", lambda s: s.in_prompt.float()),
     Feature("key_norm", "log ratio", "norm of the key over the head's mean", lambda s: relative_norm(s.keys)),
     Feature("value_norm", "log ratio", "norm of the value over the head's mean", lambda s: relative_norm(s.values)),

@@ -26,7 +26,7 @@ def block_attention(llm: FrozenLLM, tokens: Tensor, lengths: Tensor, start: int,
         block: Queries per block.
 
     Returns:
-        [N, L, H_kv, T, n_blocks] float32: mean over the queries of a block that lie inside the text, and over the group.
+        [N, L, H_kv, T, n_blocks] float32: mean over the queries of a block inside the text, and over the group.
     """
     n, longest = tokens.shape
     n_blocks = max(1, -(-(longest - start) // block))
@@ -60,7 +60,7 @@ def golden_scores(future: Tensor, positions: Tensor, decision: Tensor) -> Tensor
     Args:
         future: [N, L, H_kv, T, n_blocks] from `future_attention`.
         positions: Of the live slots, [N, L, H_kv, S].
-        decision: Which decision of its episode each row stands at, [N]; block k holds the queries right after decision k.
+        decision: Which decision of its episode each row stands at, [N]; block k holds the queries after decision k.
 
     Returns:
         [N, L, H_kv, S]; 0 for positions or decisions beyond the recorded text.

@@ -89,7 +89,10 @@ class ReferenceStore:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def get(
-        self, problems: list[Problem], seeds: list[int] | None = None, width: int = 64,
+        self,
+        problems: list[Problem],
+        seeds: list[int] | None = None,
+        width: int = 64,
         progress: Callable[[int], None] | None = None,
     ) -> list[Reference]:
         """Return the references of `problems`, generating those that are not stored yet.
@@ -113,8 +116,9 @@ class ReferenceStore:
                 progress(1)
         for start in range(0, len(missing), width):
             part = missing[start : start + width]
-            made = generate_references(self.llm, [problems[i] for i in part], [seeds[i] for i in part], self.decoding,
-                                       self.max_new_tokens)
+            made = generate_references(
+                self.llm, [problems[i] for i in part], [seeds[i] for i in part], self.decoding, self.max_new_tokens
+            )
             for i, reference in zip(part, made, strict=True):
                 self._store(keys[i], reference)
             if progress:
@@ -122,6 +126,7 @@ class ReferenceStore:
         return [self._known[key] for key in keys]
 
     def path(self, key: str) -> Path:
+        """File of a reference."""
         return self.folder / f"{key[:40]}.safetensors"
 
     def _store(self, key: str, reference: Reference) -> None:
@@ -149,7 +154,9 @@ class ReferenceStore:
                 metadata = file.metadata() or {}
                 tokens = file.get_tensor("tokens").long()
                 surprisal, entropy = file.get_tensor("surprisal"), file.get_tensor("entropy")
-            expected = content_hash(self.llm.fingerprint, tokens, surprisal, entropy, metadata["stop"], metadata["correct"])
+            expected = content_hash(
+                self.llm.fingerprint, tokens, surprisal, entropy, metadata["stop"], metadata["correct"]
+            )
             if metadata["key"] != key or metadata["hash"] != expected:
                 raise ValueError("its contents do not match their hash")
             self._known[key] = Reference(
@@ -158,8 +165,8 @@ class ReferenceStore:
             )  # fmt: skip
         except (SafetensorError, ValueError, KeyError) as error:
             raise ReferenceFileError(
-                f"reference file {path} is damaged: {error}. Stored references must match the hash they carry. Delete the "
-                "file; it is made again when needed."
+                f"reference file {path} is damaged: {error}. Stored references must match the hash they carry. Delete "
+                "the file; it is made again when needed."
             ) from error
         return True
 
@@ -178,6 +185,7 @@ def answer_start(llm: FrozenLLM, reference: Reference) -> int:
 
 
 def content_hash(fingerprint: str, tokens: Tensor, surprisal: Tensor, entropy: Tensor, stop: str, correct: str) -> str:
+    """SHA-256 of what a reference file must not change."""
     digest = hashlib.sha256(json.dumps([fingerprint, stop, correct]).encode())
     for tensor in (tokens.int(), surprisal.float(), entropy.float()):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())

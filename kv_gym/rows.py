@@ -9,6 +9,7 @@ opened again.
 from __future__ import annotations
 
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -197,14 +198,15 @@ def _reason(error: ValidationError) -> str:
 
 
 def read_rows(path: Path) -> Rows:
-    """Read a file of rows, even while it is being written.
+    """Read a file of rows, gzipped if its name ends with `.gz`, even while it is being written.
 
     Raises:
         RowFileError: There is no such file, or a line cannot be read.
     """
     if not path.is_file():
         raise RowFileError(f"{path} does not exist. `kv-gym bench` writes rows to runs/bench/<env id>/rows.jsonl.")
-    return parse_rows(path.read_bytes(), str(path))[0]
+    data = path.read_bytes()
+    return parse_rows(gzip.decompress(data) if path.suffix == ".gz" else data, str(path))[0]
 
 
 class RowFile:

@@ -64,6 +64,7 @@ class SlotView:
 
     @property
     def device(self) -> torch.device:
+        """Where all tensors live."""
         return self._cache.shape.device
 
     @property

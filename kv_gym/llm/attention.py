@@ -48,7 +48,9 @@ def slot_attention(
     """
     for name in ("softcap", "s_aux"):
         if kwargs.get(name) is not None:
-            raise UnsupportedModelError(f"{type(module).__name__} uses {name!r}, which slot attention does not compute.")
+            raise UnsupportedModelError(
+                f"{type(module).__name__} uses {name!r}, which slot attention does not compute."
+            )
     cache = kwargs[CACHE_KWARG]
     n, n_q_heads, length, width = query.shape
     n_kv_heads = key.shape[1]

@@ -33,6 +33,7 @@ class CacheShape:
 
     @property
     def group(self) -> int:
+        """Query heads that share a KV head."""
         return self.n_q_heads // self.n_kv_heads
 
     @property
@@ -153,7 +154,9 @@ class SlotCache(Cache):
             stop = min(start + 256, end)
             visible = torch.ones(stop - start, self.length, dtype=torch.bool, device=key.device).tril(start)
             rows = attention_rows(query[:, :, start:stop], key, visible, scale)
-            queries = self.positions[layer, :, 0, start:stop]  # positions are those of the slots: nothing is evicted yet
+            queries = self.positions[
+                layer, :, 0, start:stop
+            ]  # positions are those of the slots: nothing is evicted yet
             current = accumulate(current, rows, queries[:, None, :, None])
         for stored, new in zip(statistics.tensors(), current.tensors(), strict=True):
             stored[layer, ..., : self.length] = new
@@ -280,6 +283,7 @@ class FullCache(Cache):
         return (keys, values) if len(self.rows) == self.n else (keys[self.rows], values[self.rows])
 
     def observe(self, layer: int, query: Tensor, key: Tensor, scale: float) -> None:
+        """Show the queries and keys of a layer to the observer."""
         if self.observer is not None:
             self.observer(layer, query, key, scale)
 

@@ -77,9 +77,11 @@ class FrozenLLM:
         return output.logits.float()
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of a text, with what the tokenizer puts in front."""
         return list(self.tokenizer(text).input_ids)
 
     def decode(self, tokens: Tensor | list[int]) -> str:
+        """Text of token ids, without special tokens."""
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def _check_attention(self) -> None:
@@ -90,10 +92,14 @@ class FrozenLLM:
         try:
             self.read(torch.zeros(1, 2, dtype=torch.long, device=self.shape.device), self._first_positions(2), cache)
         except (KeyError, RuntimeError, IndexError, TypeError) as error:
-            raise UnsupportedModelError(f"{type(self.model).__name__} does not run on slot attention: {error!r}") from error
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} does not run on slot attention: {error!r}"
+            ) from error
         missing = sorted(set(range(self.shape.n_layers)) - seen)
         if missing:
-            raise UnsupportedModelError(f"{type(self.model).__name__}: layers {missing} bypass transformers' AttentionInterface.")
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}: layers {missing} bypass transformers' AttentionInterface."
+            )
 
     def _first_positions(self, length: int) -> Tensor:
         return torch.arange(length, device=self.shape.device)[None]
@@ -114,9 +120,13 @@ def check_supported(config: PretrainedConfig) -> None:
         other = ["state_space"]
     if other:
         raise UnsupportedModelError(
-            f"{config.model_type} has layers of type {', '.join(other)}; only full_attention layers keep a slot for every "
-            "token. Use a model with full attention in every layer"
-            + (", or set sliding_window to null in its config if its window exceeds your texts." if "sliding" in other[0] else ".")
+            f"{config.model_type} has layers of type {', '.join(other)}; only full_attention layers keep a slot for "
+            "every token. Use a model with full attention in every layer"
+            + (
+                ", or set sliding_window to null in its config if its window exceeds your texts."
+                if "sliding" in other[0]
+                else "."
+            )
         )
 
 
@@ -127,7 +137,9 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
         digest.update(name.encode())
         digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
     config = model.config.to_diff_dict()
-    digest.update(json.dumps([str(model.dtype), config.get("rope_parameters"), type(model).__name__], default=str).encode())
+    digest.update(
+        json.dumps([str(model.dtype), config.get("rope_parameters"), type(model).__name__], default=str).encode()
+    )
     digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
     return digest.hexdigest()
 
@@ -160,7 +172,8 @@ def load_llm(name: str, revision: str | None = None, dtype: str = "float32", dev
         )
     except (OSError, ValueError) as error:
         raise UnknownNameError(
-            f"model {name!r} (revision {revision}) cannot be loaded: it is neither embedded ({', '.join(EMBEDDED)}), nor a "
-            f"folder with config.json, nor reachable on the Hugging Face hub. Check the name or pass a folder. ({error})"
+            f"model {name!r} (revision {revision}) cannot be loaded: it is neither embedded ({', '.join(EMBEDDED)}), "
+            "nor a folder with config.json, nor reachable on the Hugging Face hub. Check the name or pass a folder. "
+            f"({error})"
         ) from error
-    return FrozenLLM(model.to(device), tokenizer, name)
+    return FrozenLLM(model.to(torch.device(device)), tokenizer, name)

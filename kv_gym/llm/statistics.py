@@ -30,12 +30,16 @@ class SlotStatistics:
     longest_gap: Tensor
 
     @classmethod
-    def zeros(cls, leading: tuple[int, ...], n_kv_heads: int, group: int, slots: int, device: torch.device) -> SlotStatistics:
+    def zeros(
+        cls, leading: tuple[int, ...], n_kv_heads: int, group: int, slots: int, device: torch.device
+    ) -> SlotStatistics:
+        """Nothing attended yet."""
         per_query_head = torch.zeros(*leading, n_kv_heads, group, slots, device=device)
         per_kv_head = torch.zeros(*leading, n_kv_heads, slots, dtype=torch.long, device=device)
         return cls(per_query_head, per_query_head.clone(), per_kv_head - 1, per_kv_head)
 
     def tensors(self) -> list[Tensor]:
+        """The four tensors, in the order of the fields."""
         return [getattr(self, field.name) for field in fields(self)]
 
     def at(self, index: object) -> SlotStatistics:

@@ -46,6 +46,7 @@ def worked_line(target: str, left: str, op: str, right: str, values: dict[str, i
 
 
 def boxed(name: str, value: int) -> str:
+    """Close a solution: the name that was asked for, and its boxed value."""
     return f"?{name}\\boxed{{{value:03}}}"
 
 

@@ -83,7 +83,8 @@ def main(
             ratios.append(speed / full)
     result = {
         "agent": agent, "width": width, "budget": budget, "tokens": tokens, "threads": torch.get_num_threads(),
-        "tokens_per_second": round(statistics.median(mine)), "generate_tokens_per_second": round(statistics.median(other)),
+        "tokens_per_second": round(statistics.median(mine)),
+        "generate_tokens_per_second": round(statistics.median(other)),
         "ratio": round(statistics.median(ratios), 2), "ratios": [round(r, 2) for r in ratios],
         "kv_bytes_per_episode": kv_bytes, "kv_bytes_of_budget_and_window": llm.shape.slot_bytes * config.slots,
     }  # fmt: skip

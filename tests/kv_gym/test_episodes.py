@@ -76,7 +76,8 @@ def plain_run(llm, tokens, visible):
     for layer, mask in zip(model.model.layers, visible, strict=True):
         additive = torch.zeros(mask.shape).masked_fill(~mask, float("-inf")).repeat_interleave(llm.shape.group, 0)[None]
         layer.self_attn.register_forward_pre_hook(
-            lambda module, args, kwargs, additive=additive: (args, kwargs | {"attention_mask": additive}), with_kwargs=True
+            lambda module, args, kwargs, additive=additive: (args, kwargs | {"attention_mask": additive}),
+            with_kwargs=True,
         )
     output = model(tokens[None], output_attentions=True)
     return output.logits[0], torch.cat(output.attentions)

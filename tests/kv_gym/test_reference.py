@@ -29,9 +29,7 @@ def test_a_reference_is_greedy_decoding_with_the_plain_model(config):
         generated = torch.arange(reference.n_prompt, len(reference))
         assert torch.equal(reference.tokens[generated], logits[generated - 1].argmax(-1))
         every = torch.arange(1, len(reference))
-        torch.testing.assert_close(
-            reference.surprisal[1:], -log_p[every - 1, reference.tokens[1:]], atol=1e-4, rtol=0
-        )
+        torch.testing.assert_close(reference.surprisal[1:], -log_p[every - 1, reference.tokens[1:]], atol=1e-4, rtol=0)
         entropy = -(log_p.exp() * log_p).sum(-1)[:-1]
         torch.testing.assert_close(reference.entropy[1:], entropy, atol=1e-4, rtol=0)
         assert len(reference) == reference.n_prompt + 40 and reference.stop == "length" and not reference.correct
@@ -44,7 +42,10 @@ def test_references_are_stored_and_read_back(config, tmp_path):
     files = {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}
     read = store.get(PROBLEMS)
     assert [r.hash for r in read] == [r.hash for r in made]
-    assert all(torch.equal(a.tokens, b.tokens) and torch.equal(a.surprisal, b.surprisal) for a, b in zip(made, read, strict=True))
+    assert all(
+        torch.equal(a.tokens, b.tokens) and torch.equal(a.surprisal, b.surprisal)
+        for a, b in zip(made, read, strict=True)
+    )
     assert {path: path.stat().st_mtime_ns for path in store.folder.iterdir()} == files, "nothing was written again"
 
 

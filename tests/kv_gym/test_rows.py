@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -23,8 +24,8 @@ def make_row(problem: int = 0, **changes: object) -> EpisodeRow:
     values = {
         "run_id": make_run().run_id, "env_id": "E-v0", "mode": "generate", "split": "test", "agent": "a", "budget": 64,
         "agent_source": "m:A", "agent_sha256": "h", "uses_hindsight": False, "evicts": True, "evict_every": 8,
-        "seed": 0, "problem": f"p{problem}", "family": "f", "correct": True, "correct_full": True, "reference_hash": "r",
-        "problem_sha256": "q", "model": "tiny", "model_fingerprint": "w", "settings_sha256": "s",
+        "seed": 0, "problem": f"p{problem}", "family": "f", "correct": True, "correct_full": True,
+        "reference_hash": "r", "problem_sha256": "q", "model": "tiny", "model_fingerprint": "w", "settings_sha256": "s",
     }  # fmt: skip
     return EpisodeRow.model_validate(values | changes)
 
@@ -43,6 +44,12 @@ def test_what_was_written_is_read(path: Path) -> None:
     rows = read_rows(path)
     assert list(rows.runs.values()) == [make_run()]
     assert list(rows.episodes.values()) == [make_row(problem, loss=0.1 + problem) for problem in range(3)]
+
+
+def test_a_gzipped_file_is_read(path: Path) -> None:
+    packed = path.with_name("rows.jsonl.gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read_rows(packed) == read_rows(path)
 
 
 def test_a_file_cut_at_any_byte_holds_every_whole_line(path: Path) -> None:

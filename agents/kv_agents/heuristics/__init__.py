@@ -1,0 +1,1 @@
+"""Published eviction rules, one a file."""

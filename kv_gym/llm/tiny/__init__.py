@@ -1,0 +1,1 @@
+"""The embedded model: tokenizer, recipe and weights."""

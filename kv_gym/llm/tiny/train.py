@@ -74,6 +74,7 @@ class Recipe:
 
 
 def model_config(vocab_size: int) -> Qwen3Config:
+    """Sizes of the embedded model."""
     return Qwen3Config(
         vocab_size=vocab_size,
         hidden_size=192,
@@ -93,7 +94,7 @@ def model_config(vocab_size: int) -> Qwen3Config:
 def hidden_slot_attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Attention under an additive mask per layer and KV head, [B, L * H_kv, T, T] (transformers passes 4-D masks on)."""
+    """Attention under an additive mask per layer and KV head, [B, L * H_kv, T, T] (4-D masks are passed on)."""
     batch, n_q_heads, length, _ = query.shape
     n_kv_heads = key.shape[1]
     group = n_q_heads // n_kv_heads
@@ -124,12 +125,17 @@ def hidden_slot_mask(hide: Tensor, length: int, age: int) -> Tensor:
     return torch.where(hide[..., None, :] & (distance > age), torch.tensor(-math.inf, dtype=torch.bfloat16), causal)
 
 
+def hidden_shape(config: Qwen3Config, rows: int, length: int) -> tuple[int, int, int]:
+    """Sizes [B, L * H_kv, T]: a position may be hidden in each layer and KV head."""
+    assert config.num_key_value_heads is not None
+    return rows, config.num_hidden_layers * config.num_key_value_heads, length
+
+
 def draw_hidden(recipe: Recipe, config: Qwen3Config, rows: int, length: int, generator: torch.Generator) -> Tensor:
     """Draw which positions are hidden: [B, L * H_kv, T] bool."""
     share = torch.rand(rows, generator=generator) * recipe.hidden_max
     share = share * (torch.rand(rows, generator=generator) < recipe.hidden_rows)
-    shape = (rows, config.num_hidden_layers * config.num_key_value_heads, length)
-    return torch.rand(shape, generator=generator) < share[:, None, None]
+    return torch.rand(hidden_shape(config, rows, length), generator=generator) < share[:, None, None]
 
 
 class Batches:
@@ -171,6 +177,7 @@ class Batches:
             yield self.pad(batches[i])
 
     def pad(self, batch: list[tuple[list[int], int]]) -> tuple[Tensor, Tensor]:
+        """Stack examples, padded on the right."""
         length = -(-max(len(ids) for ids, _ in batch) // BUCKET) * BUCKET
         ids = torch.zeros(len(batch), length, dtype=torch.long)
         targets = torch.full((len(batch), length), -100)
@@ -201,6 +208,7 @@ class Trainer:
         self.forward = torch.compile(self._forward, dynamic=False) if compile_model else self._forward
 
     def rate(self, step: int) -> float:
+        """Learning rate at a step, as a share of the peak."""
         recipe = self.recipe
         if step >= recipe.polish_from:
             return (recipe.steps - step) / (recipe.steps - recipe.polish_from) / 3
@@ -213,10 +221,12 @@ class Trainer:
             return self.model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
 
     def logits(self, ids: Tensor, hide: Tensor) -> Tensor:
+        """Logits [B, T, V] under the hidden slots [B, L * H_kv, T]."""
         mask = hidden_slot_mask(hide, ids.shape[1], self.recipe.hidden_age)
         return self.forward(ids, mask).float()
 
     def update(self, ids: Tensor, targets: Tensor) -> float:
+        """Take one optimizer step and return the loss, nats per token."""
         rows, length = ids.shape
         hide = draw_hidden(self.recipe, self.config, rows, length, self.generator)
         if self.step < self.recipe.hidden_from:
@@ -241,8 +251,7 @@ class Trainer:
             problem = source.problem("validation", 0, index)
             n_prompt = len(self.batches.tokenizer(problem.prompt).input_ids)
             ids = self.batches.tokenizer(problem.prompt + problem.solution, return_tensors="pt").input_ids
-            shape = (1, self.config.num_hidden_layers * self.config.num_key_value_heads, ids.shape[1])
-            hide = torch.rand(shape, generator=generator) < hidden
+            hide = torch.rand(hidden_shape(self.config, 1, ids.shape[1]), generator=generator) < hidden
             mask = hidden_slot_mask(hide, ids.shape[1], self.recipe.hidden_age)
             best = self._forward(ids, mask).argmax(-1)
             right[problem.family].append(float((best[:, n_prompt - 1 : -1] == ids[:, n_prompt:]).all()))
@@ -262,6 +271,7 @@ class Trainer:
         os.replace(self.folder / "state.tmp", self.folder / "state.pt")
 
     def resume(self) -> None:
+        """Go on from the saved state, if there is one."""
         path = self.folder / "state.pt"
         if not path.exists():
             return
@@ -270,11 +280,13 @@ class Trainer:
             raise typer.BadParameter(f"{path} was made with {state['recipe']}; delete it or use the same options.")
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
-        for part, saved in zip(self.optimizers + self.schedules, state["optimizers"] + state["schedules"], strict=True):
-            part.load_state_dict(saved)
+        for parts, saved in ((self.optimizers, state["optimizers"]), (self.schedules, state["schedules"])):
+            for part, values in zip(parts, saved, strict=True):
+                part.load_state_dict(values)
         self.generator.set_state(state["generator"])
 
     def run(self) -> None:
+        """Train to the last step."""
         started, losses = time.time(), []
         while self.step < self.recipe.steps:
             for ids, targets in self.batches.pool(self.step):
@@ -286,6 +298,7 @@ class Trainer:
                     break
 
     def report(self, losses: list[float], seconds: float) -> None:
+        """Log losses and validation, then save."""
         row = {
             "step": self.step,
             "loss": round(float(np.mean(losses)), 4),
@@ -301,7 +314,9 @@ class Trainer:
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the finished model.")] = WEIGHTS,
-    work: Annotated[Path, typer.Option(help="Folder of the training state; a run resumes from it.")] = Path("runs/tiny"),
+    work: Annotated[Path, typer.Option(help="Folder of the training state; a run resumes from it.")] = Path(
+        "runs/tiny"
+    ),
     seed: Annotated[int, typer.Option(help="Seed of weights, problems and hidden slots.")] = Recipe.seed,
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
 ) -> None:

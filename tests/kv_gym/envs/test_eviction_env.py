@@ -17,6 +17,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
+from stable_baselines3.common.logger import configure
 
 import kv_gym  # noqa: F401
 from kv_gym.envs.eviction_env import KVEvictEnv
@@ -25,7 +26,7 @@ from kv_gym.errors import ActionError, BudgetError, ConfigError, ReferenceFileEr
 from kv_gym.registry import env_ids
 
 ENV = "KVEvict-AIME-v0"
-SMALL: dict[str, Any] = {"budget": 52, "evict_every": 4, "n_problems": 2, "max_new_tokens": 128}
+SMALL: dict[str, Any] = {"split": "test", "budget": 52, "evict_every": 4, "n_problems": 2, "max_new_tokens": 128}
 FORMS: dict[str, dict[str, Any]] = {
     f"{action}-{granularity}": {"action": action, "granularity": granularity}
     for action in ("scores", "mask")
@@ -107,9 +108,10 @@ def test_defaults_play_to_the_end(env_id: str) -> None:
     assert all(step[0] in env.observation_space for step in steps)
 
 
-def test_ppo_learns_on_it() -> None:
+def test_ppo_learns_on_it(tmp_path: Path) -> None:
     env = make(granularity="token")
     agent = PPO("MultiInputPolicy", env, n_steps=4, batch_size=4, n_epochs=1, policy_kwargs={"net_arch": [4]})
+    agent.set_logger(configure(str(tmp_path), []))
     before = [parameter.clone() for parameter in agent.policy.parameters()]
     agent.learn(8)
     assert any(not torch.equal(a, b) for a, b in zip(before, agent.policy.parameters(), strict=True))

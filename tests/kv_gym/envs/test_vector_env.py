@@ -22,7 +22,7 @@ from kv_gym.errors import ActionError, ConfigError, ScoreError, UnknownNameError
 from kv_gym.registry import env_ids
 
 ENV = "KVEvict-AIME-v0"
-SMALL: dict[str, Any] = {"budget": 52, "evict_every": 4, "n_problems": 4, "max_new_tokens": 128}
+SMALL: dict[str, Any] = {"split": "test", "budget": 52, "evict_every": 4, "n_problems": 4, "max_new_tokens": 128}
 FORMS: dict[str, dict[str, Any]] = {
     f"{action}-{granularity}": {"action": action, "granularity": granularity}
     for action in ("scores", "mask")

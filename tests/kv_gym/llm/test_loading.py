@@ -11,7 +11,9 @@ from kv_gym.problems.aime import AIMESource
 
 
 def test_unknown_models_and_dtypes_are_named():
-    with pytest.raises(UnknownNameError, match=r"model 'tinny'.*neither embedded \(tiny\).*Check the name or pass a folder"):
+    with pytest.raises(
+        UnknownNameError, match=r"model 'tinny'.*neither embedded \(tiny\).*Check the name or pass a folder"
+    ):
         load_llm("tinny")
     with pytest.raises(ConfigError, match="dtype='float8' is not one of float32"):
         load_llm("tiny", dtype="float8")

@@ -200,7 +200,9 @@ def test_select_and_put_are_inverse(models, tokens):
 def test_bytes_held_are_those_of_budget_and_window(models):
     _, llm = models
     cache = SlotCache(llm.shape, N, BUDGET, EVERY)
-    assert cache.nbytes == 2 * 2 * 2 * 8 * 4 * SLOTS == llm.shape.slot_bytes * SLOTS  # K and V, layers, heads, width, bytes
+    assert (
+        cache.nbytes == 2 * 2 * 2 * 8 * 4 * SLOTS == llm.shape.slot_bytes * SLOTS
+    )  # K and V, layers, heads, width, bytes
 
 
 def test_sliding_layers_are_refused_by_name():

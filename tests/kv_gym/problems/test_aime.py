@@ -17,7 +17,9 @@ def problems(split, n, seed=0):
 
 
 def test_splits_and_seeds_are_disjoint_by_text():
-    sets = [{p.prompt for p in problems(split, 256, seed)} for split in ("train", "validation", "test") for seed in (0, 1)]
+    sets = [
+        {p.prompt for p in problems(split, 256, seed)} for split in ("train", "validation", "test") for seed in (0, 1)
+    ]
     assert all(len(prompts) == 256 for prompts in sets), "no problem twice in a set"
     assert len(set.union(*sets)) == 6 * 256, "no problem in two sets"
 
@@ -35,7 +37,7 @@ def test_prompts_are_short_and_solutions_long():
     prompt = [len(tokenizer(p.prompt).input_ids) for p in chosen]
     solution = [len(tokenizer(p.solution).input_ids) - 1 for p in chosen]
     assert np.median(prompt) <= 50
-    assert 290 <= min(solution) and max(solution) <= 1000
+    assert min(solution) >= 290 and max(solution) <= 1000
 
 
 def test_the_gold_solution_is_graded_right():
