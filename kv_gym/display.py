@@ -94,7 +94,7 @@ def _sample(report: Report) -> str:
 
 def _matrix(report: Report, title: str, text: Callable[[CellReport], Text | str]) -> RenderableType:
     """A table of agents x budgets; nothing where no cell has a text."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("agent")
     for budget in report.budgets:
         table.add_column(str(budget), justify="right", no_wrap=True)
@@ -110,7 +110,7 @@ def _matrix(report: Report, title: str, text: Callable[[CellReport], Text | str]
         above = agent in ranked
         name = f"{agent} (hindsight)" if agent in hindsight else agent
         table.add_row(Text(name), *texts, style=None if agent in ranked else "italic")
-    return table if filled else Text("", end="")
+    return Group(Text(title, style="bold"), table) if filled else Text("", end="")
 
 
 def _accuracy_text(cell: CellReport) -> Text | str:
