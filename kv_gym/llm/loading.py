@@ -176,4 +176,5 @@ def load_llm(name: str, revision: str | None = None, dtype: str = "float32", dev
             "nor a folder with config.json, nor reachable on the Hugging Face hub. Check the name or pass a folder. "
             f"({error})"
         ) from error
-    return FrozenLLM(model.to(torch.device(device)), tokenizer, name)
+    model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps torch's method without its types
+    return FrozenLLM(model, tokenizer, name)

@@ -280,9 +280,10 @@ class Trainer:
             raise typer.BadParameter(f"{path} was made with {state['recipe']}; delete it or use the same options.")
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
-        for parts, saved in ((self.optimizers, state["optimizers"]), (self.schedules, state["schedules"])):
-            for part, values in zip(parts, saved, strict=True):
-                part.load_state_dict(values)
+        for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+        for schedule, values in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(values)
         self.generator.set_state(state["generator"])
 
     def run(self) -> None:
