@@ -395,13 +395,15 @@ def test_interrupted_request_does_not_answer_the_next(monkeypatch: pytest.Monkey
 def test_forked_process_gets_its_own_worker() -> None:
     warm_up()
     before = worker_pid()
-    with grading._worker._lock:  # as if another thread were grading
-        child = os.fork()
+    lock = grading._worker._lock
+    lock.acquire()  # as if another thread were grading
+    child = os.fork()
     if child == 0:
-        signal.alarm(20)
+        signal.alarm(20)  # seconds; a child that waits for the lock waits for ever
         ok = same_answer(r"\sqrt{16}", "4") and worker_pid() != before
         grading._worker.stop()
         os._exit(0 if ok else 1)
+    lock.release()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert worker_pid() == before
     assert same_answer(r"\sqrt{25}", "5")
