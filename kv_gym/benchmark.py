@@ -187,7 +187,7 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
             for agent in bench.agents
             for mode in bench.modes
         ]
-        runner = _Runner(llm, bench, file, progress, describe_run(llm, bench, first, left_out))
+        runner = _Runner(llm, bench, file, progress, describe_run(llm, bench, first, left_out, path.parent))
         runner.run(cells)
         found = file.rows
     rows = [found.episodes[key] for key in runner.keys]
@@ -236,7 +236,9 @@ def result_settings(config: EnvConfig) -> dict[str, Any]:
     return settings | {"recent": config.recent, "shared": config.shared}
 
 
-def describe_run(llm: FrozenLLM, bench: Bench, config: EnvConfig, left_out: dict[int, list[str]]) -> RunRow:
+def describe_run(
+    llm: FrozenLLM, bench: Bench, config: EnvConfig, left_out: dict[int, list[str]], output: Path
+) -> RunRow:
     """Write down what all rows of this run share."""
     settings = result_settings(config)
     plan = {
@@ -248,7 +250,7 @@ def describe_run(llm: FrozenLLM, bench: Bench, config: EnvConfig, left_out: dict
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=provenance.command(),
         versions=provenance.versions(),
-        git=provenance.git_state(),
+        git=provenance.git_state(output=output),
         hardware=provenance.hardware(llm.shape.device),
         threads=torch.get_num_threads(),
         width=bench.width,

@@ -39,16 +39,22 @@ def hardware(device: torch.device) -> dict[str, str | int]:
     return {"cpu": _cpu_model(), "cores": os.cpu_count() or 0, "platform": platform.platform(), "device": name}
 
 
-def git_state(folder: Path | None = None) -> dict[str, str | bool] | None:
+def git_state(folder: Path | None = None, output: Path | None = None) -> dict[str, str | bool] | None:
     """Commit of the source tree, and whether it differs from it; None where this package is not under version control.
 
     Args:
         folder: A folder of the tree; default is this package's.
+        output: A folder of results inside the tree; what changes there does not make it dirty.
     """
     folder = folder or Path(kv_gym.__file__).parent
     if not _git(folder, "ls-files", "."):  # installed into somebody else's repository, for example
         return None
-    commit, changes = _git(folder, "rev-parse", "--verify", "HEAD"), _git(folder, "status", "--porcelain")
+    top = Path(_git(folder, "rev-parse", "--show-toplevel") or folder).resolve()
+    place = top if output is None else output.resolve()
+    inside = place.is_relative_to(top) and place != top
+    but = [f":(exclude){place.relative_to(top).as_posix()}"] if inside else []
+    commit = _git(top, "rev-parse", "--verify", "HEAD")
+    changes = _git(top, "status", "--porcelain", "--untracked-files=all", "--", ".", *but)
     return None if not commit or changes is None else {"commit": commit, "dirty": bool(changes)}
 
 

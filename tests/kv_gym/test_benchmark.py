@@ -211,6 +211,21 @@ def test_ended_rows_are_refilled_at_once(small: Bench, monkeypatch: pytest.Monke
     assert widths == sorted(widths, reverse=True) and widths.count(2) > 4 * widths.count(1)
 
 
+def test_the_seconds_of_a_cell_sum_to_its_time(small: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On a clock that moves one second whenever it is read: each step is read twice, so it takes one."""
+    ticks, steps = iter(range(100_000)), Counter[str]()
+    write = EpisodeBatch.write
+
+    def counting(batch: EpisodeBatch) -> Any:
+        steps["n"] += 1
+        return write(batch)
+
+    monkeypatch.setattr(EpisodeBatch, "write", counting)
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(ticks)))
+    rows = run_bench(replace(small, width=2, modes=["replay"]), tmp_path / "rows.jsonl").rows
+    assert sum(row.seconds or 0 for row in rows) == pytest.approx(steps["n"])
+
+
 def test_only_agents_with_hindsight_get_it(small: Bench, tmp_path: Path) -> None:
     agent = Watcher()
     run_bench(replace(small, agents=[agent], problems=1), tmp_path / "rows.jsonl")
@@ -338,7 +353,9 @@ def test_rows_of_other_settings_are_left_alone(small: Bench, tmp_path: Path) -> 
     no_matter = {"w_loss": 0.5, "n_recent": 8, "granularity": "head"}
     same = run_bench(replace(small, options={**small.options, **no_matter}), path)
     assert same.n_new == 0 and same.rows == first.rows
-    assert len(read_rows(path).episodes) == 12
+    for matters in ({"n_recent": 4}, {"granularity": "token"}):
+        assert run_bench(replace(small, options={**small.options, **matters}), path).n_new == 6
+    assert len(read_rows(path).episodes) == 24
 
 
 def test_rows_of_another_model_are_left_alone(small: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

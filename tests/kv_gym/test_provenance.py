@@ -41,6 +41,20 @@ def test_changed_and_new_files_make_it_dirty(package: Path, name: str) -> None:
     assert state is not None and state["dirty"] is True
 
 
+def test_what_a_run_writes_does_not_make_it_dirty(package: Path) -> None:
+    output = package.parent / "results" / "one"
+    output.mkdir(parents=True)
+    (output / "rows.jsonl").write_text("{}")
+    state, without = provenance.git_state(package, output), provenance.git_state(package)
+    assert state is not None and state["dirty"] is False
+    assert without is not None and without["dirty"] is True
+    (output.parent / "other.txt").write_text("2")
+    whole = provenance.git_state(package, package.parent)  # results in the root hide nothing
+    assert whole is not None and whole["dirty"] is True
+    state = provenance.git_state(package, output)
+    assert state is not None and state["dirty"] is True
+
+
 def test_outside_git_there_is_no_commit(tmp_path: Path) -> None:
     assert provenance.git_state(tmp_path) is None
 
