@@ -6,7 +6,7 @@ A Qwen3 model of 1.5 M parameters learns the AIME-format problems from their wri
 - *Hidden slots*: after `hidden_from`, in three rows of four each older position is hidden from each KV head of each
   layer with a probability drawn per row. The model learns to keep what it needs in several places, and accuracy falls
   gradually, not at once, when slots go.
-- *Polish*: at the end, problems whose values are easily mistaken for each other.
+- *Polish*: at the end, problems whose values are easily mistaken for each other, and nothing hidden.
 - *Muon* on the matrices (Jordan et al. 2024, as in torch.optim), AdamW on embeddings and norms; constant rate, then
   linear decay.
 
@@ -50,7 +50,9 @@ class Recipe:
         warmup: Steps of linear warm-up.
         decay_from: Step from which the rate falls linearly to zero, reached at `polish_from`.
         polish_from: Step from which half of the problems have values that are easily mistaken for each other. The rate
-            starts again at a third of its peak and falls to zero.
+            starts again at `polish_rate` of its peak and falls to zero, and no slots are hidden any more: with hidden
+            slots to the end, random eviction does as well as any other at 192 slots.
+        polish_rate: Learning rate at `polish_from`, as a share of the peak.
         short_until: Steps with short problems only.
         hidden_from: Step from which slots are hidden.
         hidden_rows: Share of rows with hidden slots.
@@ -59,7 +61,7 @@ class Recipe:
         seed: Seeds weights, problems and hidden slots.
     """
 
-    steps: int = 3400
+    steps: int = 3800
     tokens: int = 12288
     lr: float = 3e-3
     warmup: int = 100
@@ -69,6 +71,7 @@ class Recipe:
     hidden_from: int = 1250
     hidden_rows: float = 0.75
     hidden_max: float = 0.5
+    polish_rate: float = 0.5
     hidden_age: int = 20
     seed: int = 0
 
@@ -211,7 +214,7 @@ class Trainer:
         """Learning rate at a step, as a share of the peak."""
         recipe = self.recipe
         if step >= recipe.polish_from:
-            return (recipe.steps - step) / (recipe.steps - recipe.polish_from) / 3
+            return (recipe.steps - step) / (recipe.steps - recipe.polish_from) * recipe.polish_rate
         decay = (recipe.polish_from - step) / (recipe.polish_from - recipe.decay_from)
         return min(1.0, (step + 1) / recipe.warmup, decay)
 
@@ -229,7 +232,7 @@ class Trainer:
         """Take one optimizer step and return the loss, nats per token."""
         rows, length = ids.shape
         hide = draw_hidden(self.recipe, self.config, rows, length, self.generator)
-        if self.step < self.recipe.hidden_from:
+        if not self.recipe.hidden_from <= self.step < self.recipe.polish_from:
             hide = torch.zeros_like(hide)
         loss = F.cross_entropy(self.logits(ids, hide).flatten(0, 1), targets.flatten(), ignore_index=-100)
         loss.backward()
