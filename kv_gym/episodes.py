@@ -17,7 +17,7 @@ from kv_gym.config import EnvConfig
 from kv_gym.decoding import Decoding, surprisal_and_entropy, uniform_draws
 from kv_gym.errors import BudgetError, ConfigError
 from kv_gym.eviction import check_scores, protected_slots, share_scores, slots_to_keep
-from kv_gym.golden import block_attention, future_attention, golden_scores
+from kv_gym.golden import block_attention, coming_attention
 from kv_gym.grading import is_correct
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.loading import FrozenLLM
@@ -115,7 +115,7 @@ class EpisodeBatch:
         self._hindsight = hindsight
         n_blocks = max(0, -(-(capacity - config.slots) // config.evict_every))
         heads = (n, llm.shape.n_layers, llm.shape.n_kv_heads)
-        self.future = torch.zeros(*heads, capacity if hindsight else 0, n_blocks, device=device)
+        self.blocks = torch.zeros(*heads, capacity if hindsight else 0, n_blocks, device=device)
         self.stop_ids = torch.tensor(llm.stop_ids, device=device)
 
         def table(dtype: torch.dtype = torch.float32) -> Tensor:
@@ -215,9 +215,9 @@ class EpisodeBatch:
         for i, reference in enumerate(references):
             tokens[i, : len(reference)] = reference.tokens
         blocks = block_attention(self.llm, tokens, lengths, self.config.slots, self.config.evict_every)
-        self.future[index] = 0
+        self.blocks[index] = 0
         longest, n_blocks = blocks.shape[-2:]
-        self.future[index, :, :, :longest, :n_blocks] = future_attention(blocks)
+        self.blocks[index, :, :, :longest, :n_blocks] = blocks
 
     @property
     def protected(self) -> Tensor:
@@ -237,9 +237,11 @@ class EpisodeBatch:
             self.seeds,
             self.surprisal,
             self.entropy,
+            self.llm,
         )
         if self._hindsight:
-            view.hindsight = Hindsight(golden_scores(self.future, view.positions, self.decision))
+            coming = coming_attention(self.blocks, view.positions, self.decision)
+            view.hindsight = Hindsight(coming.amax(-1), coming.sum(-1))
         return view
 
     @torch.no_grad()

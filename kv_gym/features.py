@@ -55,12 +55,12 @@ def newest(slots: SlotView, n: int) -> Tensor:
 
 def per_opportunity(total: Tensor, slots: SlotView) -> Tensor:
     """Divide a sum over queries by the number of queries since each slot was written."""
-    return total / (slots.age + 1)[..., None, :]
+    return total / (slots.age + 1).clamp_min(1)[..., None, :]  # a row without an episode has age -1
 
 
 def decayed_per_opportunity(slots: SlotView) -> Tensor:
     """Decayed sum divided by the same sum of ones."""
-    weight = (1 - DECAY ** (slots.age + 1)) / (1 - DECAY)
+    weight = (1 - DECAY ** (slots.age + 1).clamp_min(1)) / (1 - DECAY)
     return slots.decayed_attention / weight[..., None, :]
 
 

@@ -49,25 +49,19 @@ def block_attention(llm: FrozenLLM, tokens: Tensor, lengths: Tensor, start: int,
     return means
 
 
-def future_attention(blocks: Tensor) -> Tensor:
-    """Maximum over this and all later blocks, shape as `blocks` [..., n_blocks]."""
-    return blocks.flip(-1).cummax(-1).values.flip(-1)
-
-
-def golden_scores(future: Tensor, positions: Tensor, decision: Tensor) -> Tensor:
-    """Keep scores of the live slots.
+def coming_attention(blocks: Tensor, positions: Tensor, decision: Tensor) -> Tensor:
+    """Attention that each live slot will get in each block of queries still to come.
 
     Args:
-        future: [N, L, H_kv, T, n_blocks] from `future_attention`.
+        blocks: [N, L, H_kv, T, n_blocks] from `block_attention`.
         positions: Of the live slots, [N, L, H_kv, S].
         decision: Which decision of its episode each row stands at, [N]; block k holds the queries after decision k.
 
     Returns:
-        [N, L, H_kv, S]; 0 for positions or decisions beyond the recorded text.
+        [N, L, H_kv, S, n_blocks]; 0 for blocks that are past, and for positions beyond the recorded text.
     """
-    *_, longest, n_blocks = future.shape
-    block = decision.clamp_max(n_blocks - 1)[:, None, None, None, None]
-    at_decision = future.gather(-1, block.expand(*future.shape[:-1], 1))[..., 0]  # [N, L, H_kv, T]
-    scores = at_decision.gather(-1, positions.clamp_max(longest - 1))
-    known = (positions < longest) & (decision < n_blocks)[:, None, None, None]
-    return torch.where(known, scores, 0.0)
+    *_, longest, n_blocks = blocks.shape
+    index = positions.clamp_max(longest - 1)[..., None].expand(*positions.shape, n_blocks)
+    past = torch.arange(n_blocks, device=blocks.device) < decision[:, None]  # [N, n_blocks]
+    unknown = (positions >= longest)[..., None] | past[:, None, None, None]
+    return blocks.gather(-2, index).masked_fill(unknown, 0.0)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kv_gym.llm.attention import attention_logits
+from kv_gym.llm.attention import attention_logits, unrotate
 from kv_gym.llm.cache import SlotCache
+from kv_gym.llm.loading import FrozenLLM
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,13 @@ class Hindsight:
     """What only the future knows. Given to agents that declare `uses_hindsight` and to nobody else.
 
     Attributes:
-        future: Golden Eviction's keep scores of the live slots, [N, L, H_kv, S].
+        future: Golden Eviction's keep scores of the live slots: attention in the coming block of queries that pays them
+            most, [N, L, H_kv, S].
+        total: The same, summed over all coming blocks.
     """
 
     future: Tensor
+    total: Tensor
 
 
 class SlotView:
@@ -46,9 +50,10 @@ class SlotView:
         seeds: Tensor,
         token_surprisal: Tensor,
         token_entropy: Tensor,
+        llm: FrozenLLM,
         hindsight: Hindsight | None = None,
     ) -> None:
-        self._cache = cache
+        self._cache, self._llm = cache, llm
         self.budget, self.evict_every = cache.budget, cache.evict_every
         self.protected = protected
         self.prompt_length, self.text_length = prompt_length, text_length
@@ -115,6 +120,34 @@ class SlotView:
         logits = attention_logits(cache.queries[..., cache.n_obs - n_queries :, :], cache.keys, cache.scale)
         return logits.transpose(0, 1), cache.seen_by(n_queries).transpose(0, 1)
 
+    def seen(self, n_queries: int) -> Tensor:
+        """Which live slots each of the newest queries (at most `n_obs`) may see, [N, L, H_kv, T, S] bool."""
+        return self._cache.seen_by(min(n_queries, self._cache.n_obs)).transpose(0, 1)[:, :, :, 0]
+
+    def query_positions(self, n_queries: int) -> Tensor:
+        """Positions of the newest queries (at most `n_obs`), -1 for those that do not exist, [N, T]."""
+        return self._cache.query_positions[:, -n_queries:]
+
+    def unrotated_queries(self, n_queries: int) -> Tensor:
+        """The newest queries (at most `n_obs`) as they were before RoPE, [N, L, H_q, T, D] float32."""
+        queries = self._cache.queries[..., -n_queries:, :].transpose(0, 1).float()
+        cos, sin = self.rotary(self.query_positions(n_queries).clamp_min(0))
+        return unrotate(queries, cos[:, None, None], sin[:, None, None])
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of RoPE at positions [N, T], each [N, T, R] float32; R is D, or less for partial RoPE."""
+        return self._llm.rotary(positions)
+
+    @property
+    def output_weights(self) -> Tensor:
+        """The output projection of each query head, [L, H_kv, group, D, hidden]."""
+        return self._llm.output_weights
+
+    @property
+    def scale(self) -> float:
+        """Factor on the logits."""
+        return self._cache.scale
+
     @property
     def total_attention(self) -> Tensor:
         """Sum of the attention since each slot was written, [N, L, H_kv, group, S]."""
@@ -162,6 +195,10 @@ class SlotView:
         It moves with its slot at evictions; new slots and new episodes hold `fill`.
         """
         return self._cache.carry(name, fill).transpose(0, 1)
+
+    def memory(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Per-episode state of your own, [N, L, *shape] float32, to be changed in place; zero in new episodes."""
+        return self._cache.memory(name, shape).transpose(0, 1)
 
     def _per_slot(self, table: Tensor) -> Tensor:
         n = len(table)

@@ -94,3 +94,11 @@ def attention_logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
 def masked_softmax(logits: Tensor, visible: Tensor) -> Tensor:
     """Softmax over the last axis where `visible`; rows that see nothing are zero."""
     return torch.nan_to_num(logits.masked_fill(~visible, -math.inf).softmax(-1), nan=0.0)
+
+
+def unrotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Undo RoPE on states [..., T, D]; cos and sin broadcast to their first R channels (halves, as in Llama)."""
+    rotated, plain = states[..., : cos.shape[-1]], states[..., cos.shape[-1] :]
+    first, second = rotated.chunk(2, -1)
+    back = (rotated * cos - torch.cat([-second, first], -1) * sin) / (cos.square() + sin.square())
+    return torch.cat([back, plain], -1)

@@ -89,6 +89,7 @@ class SlotCache(Cache):
         query_positions: Their positions, -1 where there is none yet, [N, n_obs].
         statistics: Accumulators over [L, N], or None.
         carried: Per-slot state of agents by name, [L, N, H_kv, S]; gathered at evictions, filled anew for new slots.
+        memories: Per-episode state of agents by name, [L, N, ...]; zero for new episodes.
         length: Slots filled so far, the same everywhere.
     """
 
@@ -111,6 +112,7 @@ class SlotCache(Cache):
         )
         self.carried: dict[str, Tensor] = {}
         self._fills: dict[str, float] = {}
+        self.memories: dict[str, Tensor] = {}
         self.scale = 1.0
         self.length = 0
         self._new = 0  # tokens in the forward under way
@@ -192,8 +194,14 @@ class SlotCache(Cache):
         """Return the per-slot state `name`, [L, N, H_kv, S] float32, to be changed in place; new slots hold `fill`."""
         if name not in self.carried:
             self._fills[name] = fill
-            self.carried[name] = torch.full(self.positions.shape, fill, device=self.shape.device)
+            self.carried[name] = torch.full(self.positions.shape, float(fill), device=self.shape.device)
         return self.carried[name]
+
+    def memory(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return the per-episode state `name`, [L, N, *shape] float32, to be changed in place; zero at first."""
+        if name not in self.memories:
+            self.memories[name] = torch.zeros(self.shape.n_layers, self.n, *shape, device=self.shape.device)
+        return self.memories[name]
 
     def evict(self, keep: Tensor) -> None:
         """Keep the slots `keep` [L, N, H_kv, budget], given in time order; all others are gone for good."""
@@ -219,13 +227,21 @@ class SlotCache(Cache):
         """Every tensor whose second axis is the batch."""
         statistics = [] if self.statistics is None else self.statistics.tensors()
         carried = [self.carried[name] for name in sorted(self.carried)]
-        return [self.keys, self.values, self.positions, self.queries, *statistics, *carried]
+        memories = [self.memories[name] for name in sorted(self.memories)]
+        return [self.keys, self.values, self.positions, self.queries, *statistics, *carried, *memories]
+
+    def _share_state(self, other: SlotCache) -> None:
+        """Make both caches hold agents' state of the same names."""
+        for one, two in ((self, other), (other, self)):
+            for name, fill in two._fills.items():
+                one.carry(name, fill)
+            for name, values in two.memories.items():
+                one.memory(name, tuple(values.shape[2:]))
 
     def select(self, rows: Tensor) -> SlotCache:
         """Return a copy that holds only `rows` [R] of the batch."""
         part = SlotCache(self.shape, len(rows), self.budget, self.evict_every, self.n_obs, self.statistics is not None)
-        for name, fill in self._fills.items():
-            part.carry(name, fill)
+        part._share_state(self)
         for mine, theirs in zip(part._batch_tensors(), self._batch_tensors(), strict=True):
             mine.copy_(theirs[:, rows])
         part.query_positions = self.query_positions[rows]
@@ -234,9 +250,7 @@ class SlotCache(Cache):
 
     def put(self, rows: Tensor, part: SlotCache) -> None:
         """Overwrite `rows` [R] of the batch with the rows of `part`, which holds as many slots."""
-        for name, fill in {**self._fills, **part._fills}.items():
-            self.carry(name, fill)
-            part.carry(name, fill)
+        self._share_state(part)
         for mine, theirs in zip(self._batch_tensors(), part._batch_tensors(), strict=True):
             mine[:, rows] = theirs
         self.query_positions[rows] = part.query_positions

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from kv_gym.errors import ConfigError, UnknownNameError, UnsupportedModelError
-from kv_gym.llm.attention import ATTENTION_NAME, CACHE_KWARG
+from kv_gym.llm.attention import ATTENTION_NAME, CACHE_KWARG, unrotate
 from kv_gym.llm.cache import CacheShape, FullCache, SlotCache
 
 if TYPE_CHECKING:
@@ -75,6 +75,52 @@ class FrozenLLM:
             **{CACHE_KWARG: cache},
         )
         return output.logits.float()
+
+    @torch.no_grad()
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of RoPE at positions [N, T], each [N, T, R] float32."""
+        rows = [self._decoder.rotary_emb(self._no_mask.float(), row[None]) for row in positions]
+        cos, sin = (torch.cat(values).float() for values in zip(*rows, strict=True))
+        return cos, sin
+
+    def check_rotary(self) -> None:
+        """Refuse models on whose queries `unrotate` does not undo RoPE.
+
+        The same tokens are read at two places: RoPE is relative, so before it all queries must be equal.
+
+        Raises:
+            UnsupportedModelError: Interleaved RoPE, layers without RoPE, or learned positions.
+        """
+        seen: list[Tensor] = []
+        tokens = torch.arange(4, device=self.shape.device)[None] % 3 + 3
+        for first in (0, 9):
+            positions = first + torch.arange(4, device=self.shape.device)[None]
+            cache = SlotCache(self.shape, 1, 4, 4)
+            self.read(tokens, positions, cache, last_only=True)
+            try:
+                cos, sin = self.rotary(positions)
+            except AttributeError as error:
+                raise UnsupportedModelError(f"{type(self.model).__name__} has no rotary positions.") from error
+            seen.append(unrotate(cache.queries[..., -4:, :].float(), cos[:, None], sin[:, None]))
+        gap = max(float((one - two).norm() / one.norm()) for one, two in zip(*seen, strict=True))  # of a layer
+        if gap > 0.05:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}: queries before RoPE differ by {gap:.0%} between two places of one text; "
+                "its RoPE is interleaved or left out in some layers. Choose an agent that does not undo RoPE."
+            )
+
+    @functools.cached_property
+    def output_weights(self) -> Tensor:
+        """The output projection of each query head, [L, H_kv, group, D, hidden]."""
+        shape = self.shape
+        weights = [layer.self_attn.o_proj.weight for layer in self._decoder.layers]  # each [hidden, H_q * D]
+        split = (shape.n_layers, -1, shape.n_kv_heads, shape.group, shape.head_dim)
+        return torch.stack(weights).reshape(split).permute(0, 2, 3, 4, 1)
+
+    @property
+    def _decoder(self) -> Any:
+        """The stack of layers, with its RoPE, as every supported family names it."""
+        return self.model.get_decoder()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with what the tokenizer puts in front."""
@@ -144,7 +190,6 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
     return digest.hexdigest()
 
 
-@functools.lru_cache(maxsize=4)
 def load_llm(name: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu") -> FrozenLLM:
     """Load a model once per process.
 
@@ -161,6 +206,11 @@ def load_llm(name: str, revision: str | None = None, dtype: str = "float32", dev
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
+    return _load(name, revision, dtype, device)
+
+
+@functools.lru_cache(maxsize=4)  # keyed by position: defaults that are written out give the same entry
+def _load(name: str, revision: str | None, dtype: str, device: str) -> FrozenLLM:
     path: Any = EMBEDDED.get(name, name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:

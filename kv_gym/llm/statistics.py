@@ -63,9 +63,24 @@ def accumulate(stats: SlotStatistics, rows: Tensor, query_positions: Tensor) -> 
     total = stats.total + rows.sum(-2)
     decayed = stats.decayed * DECAY**length + torch.einsum("...ts,t->...s", rows, weight)
     seen = (rows > 0).any(-3).sum(-1, keepdim=True)  # slots each query saw, [..., H_kv, T, 1]
-    attended = rows.amax(-3) * seen > 1  # [..., H_kv, T, S]
-    when = torch.where(attended, query_positions, -1)
-    latest = torch.cat([stats.last_attended[..., None, :], when], -2).cummax(-2).values  # [..., H_kv, T + 1, S]
-    before, last = latest[..., :-1, :], latest[..., -1, :]
-    gap = torch.where(attended & (before >= 0), query_positions - before, 0).amax(-2)
-    return SlotStatistics(total, decayed, last, torch.maximum(stats.longest_gap, gap))
+    last, gap = recurrence(stats.last_attended, stats.longest_gap, rows.amax(-3) * seen > 1, query_positions)
+    return SlotStatistics(total, decayed, last, gap)
+
+
+def recurrence(last: Tensor, gap: Tensor, hits: Tensor, query_positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring the last hit of each slot and the longest gap between two hits up to date.
+
+    Args:
+        last: Position of the last query that hit each slot, -1 before the first, [..., H_kv, S].
+        gap: Longest distance between two hits, 0 before the second, [..., H_kv, S].
+        hits: Which slots each query of a chunk hits, in time order, [..., H_kv, T, S] bool.
+        query_positions: Positions of the queries, broadcastable to `hits`.
+
+    Returns:
+        (last, gap) after the chunk.
+    """
+    when = torch.where(hits, query_positions, -1)
+    latest = torch.cat([last[..., None, :], when], -2).cummax(-2).values  # [..., H_kv, T + 1, S]
+    before = latest[..., :-1, :]
+    longest = torch.where(hits & (before >= 0), query_positions - before, 0).amax(-2)
+    return latest[..., -1, :], torch.maximum(gap, longest)

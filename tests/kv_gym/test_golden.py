@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kv_gym.golden import block_attention, future_attention, golden_scores
+from kv_gym.golden import block_attention, coming_attention
 from kv_gym.llm.loading import load_llm
 
 
@@ -10,16 +10,16 @@ def llm(random_model):
     return load_llm(str(random_model))
 
 
-def test_future_attention_by_hand():
-    blocks = torch.tensor([[0.1, 0.4, 0.2], [0.3, 0.0, 0.0]])
-    torch.testing.assert_close(future_attention(blocks), torch.tensor([[0.4, 0.4, 0.2], [0.3, 0.0, 0.0]]))
-
-
-def test_golden_scores_pick_block_and_position():
-    future = torch.arange(12.0).reshape(1, 1, 1, 4, 3)  # position p, block b: 3 p + b
+def test_coming_attention_by_hand():
+    blocks = torch.arange(12.0).reshape(1, 1, 1, 4, 3)  # position p, block b: 3 p + b
     positions = torch.tensor([0, 2, 3, 7]).reshape(1, 1, 1, 4)
-    assert golden_scores(future, positions, torch.tensor([1])).flatten().tolist() == [1.0, 7.0, 10.0, 0.0]
-    assert golden_scores(future, positions, torch.tensor([3])).flatten().tolist() == [0.0] * 4
+
+    def coming(decision):
+        return coming_attention(blocks, positions, torch.tensor([decision]))[0, 0, 0].tolist()
+
+    assert coming(0) == [[0, 1, 2], [6, 7, 8], [9, 10, 11], [0, 0, 0]]  # position 7 is beyond the text
+    assert coming(1) == [[0, 1, 2], [0, 7, 8], [0, 10, 11], [0, 0, 0]]
+    assert coming(3) == [[0, 0, 0]] * 4
 
 
 def test_block_attention_is_a_slow_recomputation(llm):

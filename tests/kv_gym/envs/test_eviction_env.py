@@ -15,6 +15,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
+from small_env import ENV, FORMS, SMALL
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.logger import configure
@@ -25,13 +26,6 @@ from kv_gym.episodes import EpisodeBatch
 from kv_gym.errors import ActionError, BudgetError, ConfigError, ReferenceFileError, ScoreError, UnknownNameError
 from kv_gym.registry import env_ids
 
-ENV = "KVEvict-AIME-v0"
-SMALL: dict[str, Any] = {"split": "test", "budget": 52, "evict_every": 4, "n_problems": 2, "max_new_tokens": 128}
-FORMS: dict[str, dict[str, Any]] = {
-    f"{action}-{granularity}": {"action": action, "granularity": granularity}
-    for action in ("scores", "mask")
-    for granularity in ("head", "layer", "token")
-} | {"slot": {"action": "slot", "evict_every": 1}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "replay": {"mode": "replay"},
     "sampled": {"temperature": 1.0, "budget": 24, "max_new_tokens": 48},

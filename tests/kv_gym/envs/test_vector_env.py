@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import small_env
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
@@ -15,19 +16,14 @@ from gymnasium.utils.passive_env_checker import data_shares_objects
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from small_env import ENV, FORMS
 
 import kv_gym  # noqa: F401
 from kv_gym.envs.vector_env import KVEvictVectorEnv
 from kv_gym.errors import ActionError, ConfigError, ScoreError, UnknownNameError
 from kv_gym.registry import env_ids
 
-ENV = "KVEvict-AIME-v0"
-SMALL: dict[str, Any] = {"split": "test", "budget": 52, "evict_every": 4, "n_problems": 4, "max_new_tokens": 128}
-FORMS: dict[str, dict[str, Any]] = {
-    f"{action}-{granularity}": {"action": action, "granularity": granularity}
-    for action in ("scores", "mask")
-    for granularity in ("head", "layer", "token")
-} | {"slot": {"action": "slot", "evict_every": 1}}
+SMALL = small_env.SMALL | {"n_problems": 4}
 
 
 def make(num_envs: int, **options: Any) -> KVEvictVectorEnv:

@@ -4,71 +4,15 @@ No eviction is the plain model; evicting is masking those slots; a chunk is its 
 transformers' own eager attention, with the evicted slots masked per layer and query head.
 """
 
-import copy
-
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    MistralConfig,
-    Phi3Config,
-    Qwen2Config,
-    Qwen3Config,
-)
+from families import BUDGET, EVERY, SIZES, SLOTS, N, evicting_run, plain_model, span
+from transformers import Gemma3TextConfig, MistralConfig
 
 from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.cache import FullCache, SlotCache
 from kv_gym.llm.loading import FrozenLLM
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
-
-SIZES = {
-    "vocab_size": 63,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "tie_word_embeddings": False,
-}
-FAMILIES = {
-    "llama": LlamaConfig(**SIZES),
-    "mistral": MistralConfig(**SIZES, sliding_window=None),
-    "qwen2": Qwen2Config(**{k: v for k, v in SIZES.items() if k != "head_dim"}),
-    "qwen3": Qwen3Config(**SIZES),
-    "phi3": Phi3Config(**{k: v for k, v in SIZES.items() if k != "head_dim"}),
-}
-N, BUDGET, EVERY, WINDOWS = 3, 12, 4, 4
-SLOTS = BUDGET + EVERY
-
-
-def plain_model(config):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager").eval()
-
-
-@pytest.fixture(params=FAMILIES, scope="module")
-def models(request):
-    """A plain model and the same weights as a FrozenLLM."""
-    config = FAMILIES[request.param]
-    plain = plain_model(config)
-    frozen = plain_model(config)
-    return plain, FrozenLLM(frozen, build_tokenizer(), request.param)
-
-
-@pytest.fixture
-def tokens():
-    return torch.randint(3, 63, (N, SLOTS + WINDOWS * EVERY), generator=torch.Generator().manual_seed(1))
-
-
-def span(start, stop):
-    return torch.arange(start, stop).expand(N, -1)
 
 
 @torch.no_grad()
@@ -87,32 +31,6 @@ def masked_logits(model, tokens, visible):
     for handle in handles:
         handle.remove()
     return output.logits, torch.stack(output.attentions)
-
-
-def evicting_run(llm, tokens, chunked):
-    """Read with random evictions.
-
-    Returns:
-        (logits from the last prefill token on, the cache, which slots each query could see [L, N, H_kv, T, T]).
-    """
-    generator = torch.Generator().manual_seed(2)
-    cache = SlotCache(llm.shape, N, BUDGET, EVERY, track=True)
-    length = tokens.shape[1]
-    live = torch.ones(llm.shape.n_layers, N, llm.shape.n_kv_heads, 1, length, dtype=torch.bool)
-    seen = [live.expand(-1, -1, -1, SLOTS, -1)]
-    logits = [llm.read(tokens[:, :SLOTS], span(0, SLOTS), cache)[:, -1:]]
-    cache.settle()
-    for start in range(SLOTS, length, EVERY):
-        order = torch.rand(cache.positions.shape, generator=generator).argsort(-1)
-        gone = cache.positions.gather(-1, order[..., BUDGET:])
-        live = live.scatter(-1, gone[..., None, :], False)
-        seen.append(live.expand(-1, -1, -1, EVERY, -1))
-        cache.evict(order[..., :BUDGET].sort(-1).values)
-        steps = [(start, start + EVERY)] if chunked else [(t, t + 1) for t in range(start, start + EVERY)]
-        logits.extend(llm.read(tokens[:, a:b], span(a, b), cache) for a, b in steps)
-        cache.settle()
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    return torch.cat(logits, 1), cache, torch.cat(seen, -2) & causal
 
 
 def test_no_eviction_is_the_plain_model(models, tokens):
