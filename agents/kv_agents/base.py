@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from kv_gym.llm.loading import FrozenLLM
 from kv_gym.slots import SlotView
 
 
@@ -14,7 +15,8 @@ class Agent(ABC):
     """Decides which slots go. Subclasses give keep scores; the lowest unprotected slots are evicted.
 
     An agent keeps no state of its own between decisions: per-slot state lives in `slots.carry(name)`, which moves with
-    its slots, and randomness comes from `slots.seeds` and `slots.decision`. So an episode does not depend on its batch.
+    its slots, per-episode state in `slots.memory(name, shape)`, and randomness comes from `slots.seeds` and
+    `slots.decision`. So an episode does not depend on its batch. `score` is called once per decision.
 
     Attributes:
         name: What `--agent` calls it.
@@ -27,6 +29,9 @@ class Agent(ABC):
     needs_statistics: ClassVar[bool] = False
     uses_hindsight: ClassVar[bool] = False
     evicts: ClassVar[bool] = True
+
+    def prepare(self, llm: FrozenLLM) -> None:  # noqa: B027  # most agents fit every model
+        """See the model before the first episode. Raise a KVGymError to refuse it; move tensors to its device."""
 
     @abstractmethod
     def score(self, slots: SlotView) -> Tensor:

@@ -26,9 +26,13 @@ class Random(Agent):
 
     def score(self, slots: SlotView) -> Tensor:
         """Draw each row from its own generator."""
-        rows = zip(slots.seeds.tolist(), slots.decision.tolist(), strict=True)
-        draws = [torch.rand(slots.shape[1:], generator=_generator(seed, decision)) for seed, decision in rows]
-        return torch.stack(draws).to(slots.device)
+        return draw(slots, slots.shape[1:])
+
+
+def draw(slots: SlotView, shape: tuple[int, ...]) -> Tensor:
+    """Uniform draws [N, *shape] in [0, 1), each row from the generator of its episode and decision."""
+    rows = zip(slots.seeds.tolist(), slots.decision.tolist(), strict=True)
+    return torch.stack([torch.rand(shape, generator=_generator(*row)) for row in rows]).to(slots.device)
 
 
 def _generator(seed: int, decision: int) -> torch.Generator:

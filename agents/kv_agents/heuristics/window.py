@@ -63,6 +63,16 @@ def window_scores(slots: SlotView, n_obs: int) -> Tensor:
     return masked_softmax(logits.amax(3), older).mean(-2)
 
 
+def attended(slots: SlotView, alpha: float) -> tuple[Tensor, Tensor]:
+    """Which slots the window's queries pay more than `alpha` times the average share.
+
+    Returns:
+        (hits, seen), each [N, L, H_kv, T, S] bool, T = `evict_every`; a hit by one query head of the group counts.
+    """
+    seen = slots.seen(slots.evict_every)
+    return slots.attention().amax(3) * seen.sum(-1, keepdim=True) > alpha, seen
+
+
 def pool_runs(scores: Tensor, positions: Tensor, kernel: int) -> Tensor:
     """Max-pool over neighbouring slots whose tokens are neighbours in the text too.
 
