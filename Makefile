@@ -30,9 +30,10 @@ bench-speed: install
 	$(BIN)/python tests/benchmarks/speed.py
 
 results: install
-	$(BIN)/kv-gym bench KVEvict-AIME-v0 --problems 256 --budget 48 --budget 64 --budget 96 --budget 128 --budget 192 \
+	$(BIN)/kv-gym bench KVEvict-AIME-v0 --agent all --problems 256 --budget 48 --budget 64 --budget 96 --budget 128 --budget 192 \
 		--budget 256 --width 64 --out leaderboards/results/KVEvict-AIME-v0
 	gzip -9 -n -c leaderboards/results/KVEvict-AIME-v0/rows.jsonl > leaderboards/results/KVEvict-AIME-v0/rows.jsonl.gz
+	$(BIN)/kv-gym report leaderboards/results/KVEvict-AIME-v0 --markdown > leaderboards/results/KVEvict-AIME-v0/README.md
 
 clean:
 	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -16,6 +16,7 @@ from kv_gym.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kv_gym.llm.loading import FrozenLLM
     from kv_gym.slots import SlotView
 
 GROUP = "kv_gym.agents"
@@ -118,6 +119,13 @@ def load_agent(name_or_path: str, **options: Any) -> AgentLike:
     found = agent_class(name_or_path)
     _check_options(found, options)
     return found(**options)
+
+
+def prepare_agent(agent: AgentLike, llm: FrozenLLM) -> None:
+    """Let an agent see the model it will work on, if it wants to: learned agents refuse models they do not fit."""
+    prepare = getattr(agent, "prepare", None)
+    if prepare is not None:
+        prepare(llm)
 
 
 def agent_source(agent: AgentLike) -> AgentSource:

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from kv_gym import provenance
-from kv_gym.agents import AgentLike, AgentSource, agent_source
+from kv_gym.agents import AgentLike, AgentSource, agent_source, prepare_agent
 from kv_gym.config import EnvConfig, env_page, make_config
 from kv_gym.episodes import EpisodeBatch, EpisodeRecord, is_playable
 from kv_gym.errors import ConfigError, ScoreError
@@ -130,6 +130,19 @@ class Episode:
         return self.reference.problem
 
 
+@dataclass
+class Time:
+    """Share of the wall time that an episode took.
+
+    Attributes:
+        seconds: In all.
+        scoring: In the agent.
+    """
+
+    seconds: float = 0.0
+    scoring: float = 0.0
+
+
 @dataclass(frozen=True)
 class Cell:
     """One agent at one budget in one mode, with the episodes it is measured on."""
@@ -171,6 +184,7 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
 
     Raises:
         ConfigError: A budget or option is not allowed.
+        KVGymError: An agent refuses the model (`prepare_agent`).
         RowFileError: The file is damaged or in use.
     """
     progress = progress or Silent()
@@ -178,6 +192,8 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
     first = next(iter(configs.values()))
     with RowFile(path) as file:
         llm = load_llm(first.model, first.revision, first.dtype, first.device)
+        for agent in bench.agents:
+            prepare_agent(agent, llm)
         episodes = prepare(llm, bench, first, progress)
         playable = {config: [e for e in episodes if plays(e.reference, config)] for config in configs.values()}
         left_out = {config.budget: _left_out(episodes, playable[config]) for config in configs.values()}
@@ -264,11 +280,11 @@ def describe_run(
 
 def play(
     llm: FrozenLLM, config: EnvConfig, agent: AgentLike, episodes: Sequence[Episode], width: int
-) -> Iterator[tuple[Episode, EpisodeRecord, float]]:
+) -> Iterator[tuple[Episode, EpisodeRecord, Time]]:
     """Play episodes side by side; a row that ends is filled with the next one.
 
     Yields:
-        (Episode, its record, its share of the time in seconds), as they end.
+        (Episode, its record, its share of the time), as they end.
 
     Raises:
         AgentFailure: The agent raised, or its scores cannot be used.
@@ -277,7 +293,7 @@ def play(
     batch = EpisodeBatch(
         llm, config, min(width, len(episodes)), statistics=agent.needs_statistics, hindsight=agent.uses_hindsight
     )
-    seconds = [0.0] * batch.n
+    spent = [Time() for _ in range(batch.n)]
     free = list(range(batch.n))
     while running or waiting:
         clock = time.perf_counter()
@@ -285,18 +301,24 @@ def play(
         if started:
             batch.reset(list(started), [e.reference for e in started.values()], [e.seed for e in started.values()])
             running |= started
-        _decide(batch, agent)
+        scoring = _decide(batch, agent)
         free = [row for row in running if not batch.active[row]]
         share = (time.perf_counter() - clock) / len(running)
         for row in running:
-            seconds[row] += share
+            spent[row].seconds += share
+            spent[row].scoring += scoring / len(running)
         for row in free:
-            yield running.pop(row), batch.record(row), seconds[row]
-            seconds[row] = 0.0
+            yield running.pop(row), batch.record(row), spent[row]
+            spent[row] = Time()
 
 
-def _decide(batch: EpisodeBatch, agent: AgentLike) -> None:
-    """Let the agent choose and the LLM write; errors of the agent become `AgentFailure`."""
+def _decide(batch: EpisodeBatch, agent: AgentLike) -> float:
+    """Let the agent choose and the LLM write; errors of the agent become `AgentFailure`.
+
+    Returns:
+        Seconds that the agent took.
+    """
+    clock = time.perf_counter()
     try:
         with torch.no_grad():
             scores = agent.score(batch.slots())
@@ -304,10 +326,14 @@ def _decide(batch: EpisodeBatch, agent: AgentLike) -> None:
             raise ScoreError(f"keep scores are {type(scores).__name__}, not a tensor of shape [N, L, H_kv, S].")
     except Exception as error:
         raise AgentFailure from error
+    if scores.is_cuda:
+        torch.cuda.synchronize(scores.device)  # else the clock stops before the work is done
+    scoring = time.perf_counter() - clock
     try:
         batch.step(scores)
     except ScoreError as error:
         raise AgentFailure from error
+    return scoring
 
 
 def full_cache_record(llm: FrozenLLM, config: EnvConfig, reference: Reference) -> EpisodeRecord:
@@ -368,9 +394,9 @@ class _Runner:
             return
         left = {id(episode): episode for episode in episodes}
         try:
-            for episode, record, seconds in play(self.llm, cell.config, cell.agent, episodes, self.bench.width):
+            for episode, record, spent in play(self.llm, cell.config, cell.agent, episodes, self.bench.width):
                 del left[id(episode)]
-                self._write(self._played_row(cell, episode, record, seconds))
+                self._write(self._played_row(cell, episode, record, spent))
         except AgentFailure as failure:
             cause = failure.__cause__
             logger.info("agent %s failed", cell.agent.name, exc_info=cause)
@@ -384,11 +410,12 @@ class _Runner:
         self.n_new += 1
         self.progress.advance(1)
 
-    def _played_row(self, cell: Cell, episode: Episode, record: EpisodeRecord, seconds: float) -> EpisodeRow:
+    def _played_row(self, cell: Cell, episode: Episode, record: EpisodeRecord, spent: Time) -> EpisodeRow:
         kv_bytes = cell.config.slots * self.llm.shape.slot_bytes  # every slot is allocated, all the time
         known = max(0, cell.config.slots + 1 - episode.reference.n_prompt)  # generated tokens read at the reset
-        speed = (record.n_tokens - known) / seconds
-        return self._row(cell, episode, record, kv_bytes, kv_bytes, seconds, speed)
+        speed = (record.n_tokens - known) / spent.seconds
+        row = self._row(cell, episode, record, kv_bytes, kv_bytes, spent.seconds, speed)
+        return row.model_copy(update={"scoring_seconds": spent.scoring})
 
     def _full_cache_row(self, cell: Cell, episode: Episode) -> EpisodeRow:
         record = full_cache_record(self.llm, cell.config, episode.reference)

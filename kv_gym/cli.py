@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import sys
 from enum import StrEnum
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from kv_gym import __version__
 from kv_gym.errors import ConfigError, KVGymError
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from kv_gym.report import Report
 
 ROWS_FILE, REPORT_FILE, PLOT_FILE = "rows.jsonl", "report.json", "accuracy.png"
+ALL_AGENTS = "all"
+TRAINERS = "kv_gym.trainers"  # entry points of typer functions
 PIPE_COLUMNS = 200  # width of tables that are not written to a terminal
 OWN_OPTIONS = {"budget": "--budget", "mode": "--mode", "n_problems": "--problems", "split": "--split"}
 
@@ -32,6 +36,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+class Trainers(TyperGroup):
+    """The trainings that installed packages offer; each is loaded when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the entry points."""
+        return sorted(entry.name for entry in entry_points(group=TRAINERS))
+
+    def get_command(self, ctx: Any, name: str) -> Any:
+        """Load one."""
+        found = {entry.name: entry for entry in entry_points(group=TRAINERS)}
+        if name not in found:
+            return None
+        trainer = typer.Typer(add_completion=False)
+        trainer.command(name)(found[name].load())
+        return typer.main.get_command(trainer)
+
+
+app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME --help`)."), name="train")
 
 
 class ModeChoice(StrEnum):
@@ -79,7 +103,11 @@ def bench(
     env_id: Annotated[str, typer.Argument(help="Environment, such as KVEvict-AIME-v0; `kv-gym envs` lists them.")],
     agent: Annotated[
         list[str] | None,
-        typer.Option(help="Agent by name, or path/to/mine.py:MyAgent; repeat for more. Default: the env's page."),
+        typer.Option(
+            metavar="NAME[,KEY=VALUE...]",
+            help="Agent by name, or path/to/mine.py:MyAgent, with options such as rkv,lam=0.5; repeat for more. "
+            "`all`: every installed one. Default: the env's page.",
+        ),
     ] = None,
     budget: Annotated[
         list[int] | None,
@@ -133,7 +161,9 @@ def bench(
 def report(
     rows: Annotated[Path, typer.Argument(help="A rows.jsonl(.gz) that `kv-gym bench` wrote, or its folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print two Markdown tables.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print accuracy, loss ratio and cost as Markdown tables.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(help="Save accuracy against budget to this PNG.")] = None,
 ) -> None:
     """Sum rows up: those with the env, model and settings of the last row, with the newest version of each agent."""
@@ -192,11 +222,11 @@ def envs() -> None:
     _console().print(table)
 
 
-def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """Read `KEY=VALUE` pairs; values are YAML.
+def parse_pairs(pairs: list[str], option: str = "--set ") -> dict[str, Any]:
+    """Read the `KEY=VALUE` pairs of an option; values are YAML.
 
     Raises:
-        ConfigError: No `=`, no YAML, or a key that has an option of its own.
+        ConfigError: No `=`, or no YAML.
     """
     import yaml
 
@@ -204,15 +234,29 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ConfigError(f"--set {pair!r} has no value. Use --set KEY=VALUE, such as --set evict_every=32.")
-        if key in OWN_OPTIONS:
-            raise ConfigError(f"--set {pair!r}: {key} has an option of its own. Use {OWN_OPTIONS[key]} {value}.")
-        if key == "shadow":
-            raise ConfigError("--set shadow: replay runs with a shadow and generate without. Use --mode.")
+            raise ConfigError(f"{option}{pair!r} has no value. Use {option}KEY=VALUE.")
         try:
             found[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {pair!r}: the value is not YAML. Use a number, true, null or a name.") from error
+            raise ConfigError(
+                f"{option}{pair!r}: the value is not YAML. Use a number, true, null or a name."
+            ) from error
+    return found
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """Read settings of an environment.
+
+    Raises:
+        ConfigError: As `parse_pairs`; or a key that has an option of its own.
+    """
+    found = parse_pairs(pairs)
+    for key, value in found.items():
+        if key in OWN_OPTIONS:
+            pair = f"{key}={value}"
+            raise ConfigError(f"--set {pair!r}: {key} has an option of its own. Use {OWN_OPTIONS[key]} {value}.")
+        if key == "shadow":
+            raise ConfigError("--set shadow: replay runs with a shadow and generate without. Use --mode.")
     return found
 
 
@@ -225,11 +269,16 @@ def _plan(
     page = env_page(env_id)
     for budget in budgets or page.bench.budgets:  # mistakes show before torch is loaded
         make_config(env_id, **options, budget=budget)
-    from kv_gym.agents import load_agent
+    from kv_gym.agents import agent_entries, load_agent
     from kv_gym.benchmark import MODES, Bench
 
     modes = [known for known in MODES if mode in (ModeChoice.both, known)]
-    loaded = [load_agent(name) for name in names or page.bench.agents]
+    loaded = []
+    if names == [ALL_AGENTS]:
+        names = list(agent_entries())
+    for text in names or page.bench.agents:
+        name, *pairs = text.split(",")
+        loaded.append(load_agent(name, **parse_pairs(pairs, "--agent NAME,")))
     return Bench(env_id, loaded, budgets, problems, seeds, modes, width, options)
 
 
@@ -309,10 +358,11 @@ def show(report: Report, as_json: bool, plot: Path | None) -> None:
 
 
 def _describe(agent: Any) -> tuple[str, str, str]:
-    """What an agent's class says about itself: needs, hindsight, first line."""
+    """What an agent's class says about itself: needs, hindsight, first line and what it was trained on."""
     lines = (agent.__doc__ or "").strip().splitlines()
     needs = "statistics" if agent.needs_statistics else ""
-    return needs, "yes" if agent.uses_hindsight else "", lines[0] if lines else ""
+    about = f" Trained: {agent.about()}." if hasattr(agent, "about") else ""
+    return needs, "yes" if agent.uses_hindsight else "", (lines[0] if lines else "") + about
 
 
 def _console() -> Console:

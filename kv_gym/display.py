@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FULL_COLOUR, HINDSIGHT_COLOUR = "0.25", "0.5"
 MARKERS = "osD^vPX"
+PLOT_AGENTS = 10
 DODGE = 0.09  # width over which agents are spread at a budget, in octaves
 PLOT_DPI = 150
 
@@ -31,7 +32,7 @@ def tables(report: Report) -> RenderableType:
         _matrix(report, f"Accuracy{mode}, % [95% interval]", _accuracy_text),
         _matrix(report, "Loss spike, nats² [95% interval]", lambda cell: _interval_text(cell.loss_spike)),
         _matrix(report, "Loss over full-cache loss [95% interval]", lambda cell: _interval_text(cell.loss_ratio)),
-        _matrix(report, "KV cache, MiB · new tokens a second", _cost_text),
+        _matrix(report, "KV cache, MiB · new tokens a second · share of the time spent in the agent", _cost_text),
         *(Text(line, style="red") for line in failures(report)),
         *(Text(line, style="dim") for line in notes(report)),
     ]
@@ -39,12 +40,13 @@ def tables(report: Report) -> RenderableType:
 
 
 def markdown(report: Report) -> str:
-    """Accuracy with intervals and loss ratio per agent and budget, as two Markdown tables."""
+    """Accuracy with intervals, loss ratio and cost per agent and budget, as Markdown tables."""
     return "\n\n".join(
         _markdown_table(report, title, text)
         for title, text in (
             ("accuracy, %", lambda cell: str(_accuracy_text(cell))),
             ("loss ratio", lambda cell: _interval_text(cell.loss_ratio)),
+            ("MiB · tokens/s · share in the agent", _cost_text),
         )
     )
 
@@ -131,7 +133,8 @@ def _interval_text(interval: Interval | None) -> str:
 def _cost_text(cell: CellReport) -> str:
     size = "" if cell.kv_bytes_peak is None else short(cell.kv_bytes_peak / 2**20)
     speed = "" if cell.tokens_per_second is None else f" · {cell.tokens_per_second:,.0f}"
-    return size + speed
+    scoring = "" if cell.scoring_share is None else f" · {100 * cell.scoring_share:.0f}%"
+    return size + speed + scoring
 
 
 def short(value: float) -> str:
@@ -146,7 +149,8 @@ def short(value: float) -> str:
 def save_plot(report: Report, path: Path) -> None:
     """Save accuracy against budget, with 95% intervals, as a PNG.
 
-    Agents stand a little beside each other at each budget, so that equal ones do not hide.
+    Agents stand a little beside each other at each budget, so that equal ones do not hide. Of many agents the best
+    `PLOT_AGENTS` are drawn, besides Golden Eviction.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -154,7 +158,9 @@ def save_plot(report: Report, path: Path) -> None:
     figure = Figure(figsize=(9.0, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    agents = list(dict.fromkeys(cell.agent for cell in report.cells if cell.evicts))
+    ranked = list(dict.fromkeys(cell.agent for cell in report.cells if cell.ranked))  # best first
+    hindsight = list(dict.fromkeys(cell.agent for cell in report.cells if cell.uses_hindsight))
+    agents = [*ranked[:PLOT_AGENTS], *hindsight[:1]]
     for place, agent in enumerate(agents):
         shift = DODGE * (place - (len(agents) - 1) / 2) / max(1, len(agents) - 1)
         cells = [cell for cell in report.cells if cell.agent == agent and cell.accuracy is not None]

@@ -30,6 +30,7 @@ class CellReport:
         missed_attention, attention_spike: Shares, replay.
         kv_bytes_peak, kv_bytes_mean: Mean over episodes.
         tokens_per_second: New tokens over time, generate.
+        scoring_share: Share of that time that the agent took.
         families: Accuracy per family.
     """
 
@@ -54,6 +55,7 @@ class CellReport:
     kv_bytes_peak: float | None
     kv_bytes_mean: float | None
     tokens_per_second: float | None
+    scoring_share: float | None
     families: dict[str, Interval | None]
 
 
@@ -200,6 +202,7 @@ def _cell(name: str, rows: list[EpisodeRow], mode: str, best: list[EpisodeRow] |
         kv_bytes_peak=_plain_mean(answered, "kv_bytes_peak"),
         kv_bytes_mean=_plain_mean(answered, "kv_bytes_mean"),
         tokens_per_second=_speed(row for row in answered if row.mode == "generate"),
+        scoring_share=_scoring_share([row for row in answered if row.mode == "generate"]),
         families=_families(answered),
     )
 
@@ -240,6 +243,11 @@ def _loss_ratio(rows: Iterable[EpisodeRow]) -> Interval | None:
     measured = [row for row in rows if row.loss is not None and row.loss_full is not None]
     loss, full = [row.loss or 0.0 for row in measured], [row.loss_full or 0.0 for row in measured]
     return ratio_interval(loss, full, [row.problem for row in measured])
+
+
+def _scoring_share(rows: Sequence[EpisodeRow]) -> float | None:
+    timed = [(row.scoring_seconds, row.seconds) for row in rows if row.scoring_seconds is not None and row.seconds]
+    return sum(scoring for scoring, _ in timed) / sum(seconds for _, seconds in timed) if timed else None
 
 
 def _speed(rows: Iterable[EpisodeRow]) -> float | None:

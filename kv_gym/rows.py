@@ -90,7 +90,8 @@ class EpisodeRow(_Line):
         loss_spike: Nats squared, mean over steps. `attention_spike`, `missed_attention`: shares.
         loss, loss_full: Mean loss of the trace after the first eviction, evicted and full, nats.
         kv_bytes_peak, kv_bytes_mean: Bytes of keys and values held while writing.
-        seconds: Share of the wall time; the shares of a cell sum to its time.
+        seconds: Share of the wall time; the shares of a cell sum to its time. `scoring_seconds`: what of it the agent
+            took.
         tokens_per_second: New tokens of this episode over `seconds`; with `width` episodes side by side that is the
             throughput of the whole batch. None for stored references.
         tokens_sha256, actions_sha256, reference_hash, problem_sha256: What was written, kept, referred to and asked.
@@ -126,6 +127,7 @@ class EpisodeRow(_Line):
     kv_bytes_peak: int | None = None
     kv_bytes_mean: float | None = None
     seconds: float | None = None
+    scoring_seconds: float | None = None
     tokens_per_second: float | None = None
     tokens_sha256: str | None = None
     actions_sha256: str | None = None

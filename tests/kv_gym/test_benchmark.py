@@ -74,7 +74,7 @@ class Watcher(Random):
 
 def content(row: EpisodeRow) -> dict[str, Any]:
     """All but what differs from run to run: times, and the last digits of sums over a batch."""
-    values = row.model_dump(exclude={"run_id", "seconds", "tokens_per_second"})
+    values = row.model_dump(exclude={"run_id", "seconds", "scoring_seconds", "tokens_per_second"})
     return {name: pytest.approx(value) if isinstance(value, float) else value for name, value in values.items()}
 
 
@@ -212,7 +212,7 @@ def test_ended_rows_are_refilled_at_once(small: Bench, monkeypatch: pytest.Monke
 
 
 def test_the_seconds_of_a_cell_sum_to_its_time(small: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """On a clock that moves one second whenever it is read: each step is read twice, so it takes one."""
+    """On a clock that moves one second whenever it is read: four times a step, so it takes three, and its agent one."""
     ticks, steps = iter(range(100_000)), Counter[str]()
     write = EpisodeBatch.write
 
@@ -223,7 +223,8 @@ def test_the_seconds_of_a_cell_sum_to_its_time(small: Bench, monkeypatch: pytest
     monkeypatch.setattr(EpisodeBatch, "write", counting)
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(ticks)))
     rows = run_bench(replace(small, width=2, modes=["replay"]), tmp_path / "rows.jsonl").rows
-    assert sum(row.seconds or 0 for row in rows) == pytest.approx(steps["n"])
+    assert sum(row.seconds or 0 for row in rows) == pytest.approx(3 * steps["n"])
+    assert sum(row.scoring_seconds or 0 for row in rows) == pytest.approx(steps["n"])
 
 
 def test_only_agents_with_hindsight_get_it(small: Bench, tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Trained scorers as agents. Each class names a shipped checkpoint; `checkpoint=` takes another."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from kv_agents import checkpoints
+from kv_agents.base import Agent
+from kv_agents.scorer import read_inputs
+from kv_gym.llm.loading import FrozenLLM
+from kv_gym.slots import SlotView
+
+
+class Learned(Agent):
+    """Keep the slots that a trained scorer ranks highest.
+
+    Args:
+        checkpoint: A shipped name or the path of a .safetensors file; default is the class's own.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it is damaged.
+    """
+
+    needs_statistics = True
+    shipped: ClassVar[str]
+
+    def __init__(self, checkpoint: str = "") -> None:
+        path = checkpoints.find(checkpoint or self.shipped)
+        self.scorer, self.info = checkpoints.load(path)
+        self.checkpoint, self.weights = path.stem, checkpoints.digest(path)
+
+    @classmethod
+    def about(cls) -> str:
+        """What the shipped checkpoint was trained on, for `kv-gym agents`."""
+        return checkpoints.describe(checkpoints.read_info(checkpoints.find(cls.shipped)))
+
+    def prepare(self, llm: FrozenLLM) -> None:
+        """Check that the scorer was made for this model, and move it there."""
+        self.info.check_model(llm, self.checkpoint)
+        if "unrotated_keys" in self.info.scorer.inputs:
+            llm.check_rotary()
+        self.scorer.to(llm.shape.device)
+
+    def score(self, slots: SlotView) -> Tensor:
+        """Run the scorer."""
+        return self.scorer(read_inputs(slots, self.info.scorer.inputs))
+
+
+class Foresight(Learned):
+    """The ForesightKV scorer: keys, values and attention statistics, one MLP per head, distilled from golden evictions.
+
+    Source: ForesightKV, arXiv:2602.03203, supervised stage. Differs: see `kv_agents.scorer` and `kv_agents.distill`.
+    """
+
+    name = "foresight"
+    shipped = "foresight"
+
+
+class ForesightRL(Learned):
+    """The distilled scorer after GRPO on the environment's reward.
+
+    Source: ForesightKV, arXiv:2602.03203, RL stage. Differs: see `kv_agents.grpo`.
+    """
+
+    name = "foresight-rl"
+    shipped = "foresight-rl"
+
+
+class Transfer(Learned):
+    """A scorer of model-independent features, one MLP for all heads, distilled from golden evictions.
+
+    Source: none; the form follows ForesightKV without keys and values. Runs on any model.
+    """
+
+    name = "transfer"
+    shipped = "transfer"
+
+
+class PPO(Learned):
+    """A policy that stable-baselines3's PPO learned from the environment's observations, without any labels.
+
+    Source: PPO, arXiv:1707.06347, in stable-baselines3; see `kv_agents.ppo`.
+    """
+
+    name = "ppo"
+    shipped = "ppo"
+
+
+class KVP(Learned):
+    """A ranking of slots by keys, values and age alone, paid for all budgets at once. Sees no query and no attention.
+
+    Source: KVP, arXiv:2602.10238. Differs: it ranks again at each decision (the paper once, after the prompt), and its
+    MLPs are small; see `kv_agents.distill.order_loss`.
+    """
+
+    name = "kvp"
+    shipped = "kvp"

@@ -1,0 +1,149 @@
+"""The learned scorer: what a small MLP reads of a slot, and the keep score it gives.
+
+One class serves two purposes. The ForesightKV scorer reads keys, values and attention statistics with one MLP per layer
+and KV head, so it belongs to one model. The transfer scorer reads `kv_gym.features` alone with one MLP for all heads,
+so it can be moved from model to model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kv_gym.errors import ConfigError, unknown_name
+from kv_gym.features import context_features, decayed_per_opportunity, multiples_of_average, per_opportunity
+from kv_gym.features import slot_features as features
+from kv_gym.llm.attention import unrotate
+from kv_gym.slots import SlotView
+
+HORIZON = 1024
+"""Generated tokens that count as one in the context's progress."""
+
+
+def unrotated_keys(slots: SlotView) -> Tensor:
+    """Keys before RoPE, [N, L, H_kv, S, D]: what the token is, apart from where it stands."""
+    positions = slots.positions
+    table = torch.arange(int(positions.max()) + 1, device=slots.device)[None]
+    cos, sin = (values[0][positions] for values in slots.rotary(table))
+    return unrotate(slots.keys.float(), cos, sin)
+
+
+def attention_statistics(slots: SlotView) -> Tensor:
+    """The eight statistics of ForesightKV, each of every query head, [N, L, H_kv, S, 8 group].
+
+    Of the last window's queries: maximum, minimum and mean; means of the last 8, 16 and 32 queries; all and decayed
+    attention since the slot was written, per query. Each as log(1 + multiples of the average slot's share).
+
+    Source: ForesightKV, arXiv:2602.03203, section 3. Differs: its code slices the group axis instead of the query axis
+        for the last 8, 16 and 32, and serves the plain sum where training had the decayed one; sums are per query here,
+        so that `evict_every` and age do not change their scale.
+    """
+    window, recent = slots.attention(), slots.attention(32)
+    columns = [window.amax(-2), window.amin(-2), window.mean(-2)]
+    columns += [recent[..., -n:, :].mean(-2) for n in (8, 16, 32)]
+    columns += [per_opportunity(slots.total_attention, slots), decayed_per_opportunity(slots)]
+    return multiples_of_average(torch.cat(columns, 3)).transpose(-1, -2)  # [N, L, H_kv, S, 8 g]
+
+
+def context(slots: SlotView) -> Tensor:
+    """`kv_gym.features.CONTEXT`, the same for all slots of an episode, [N, L, H_kv, S, C]."""
+    columns = context_features(slots, HORIZON)
+    return columns[:, None, None, None].expand(*slots.shape, -1)
+
+
+def age(slots: SlotView) -> Tensor:
+    """Tokens since each slot was written, log1p, [N, L, H_kv, S, 1]."""
+    return torch.log1p(slots.age.float())[..., None]
+
+
+INPUTS: dict[str, Callable[[SlotView], Tensor]] = {
+    "keys": lambda slots: slots.keys.float(),
+    "unrotated_keys": unrotated_keys,
+    "values": lambda slots: slots.values.float(),
+    "age": age,
+    "statistics": attention_statistics,
+    "features": features,
+    "context": context,
+}
+
+
+@dataclass(frozen=True)
+class ScorerConfig:
+    """Form of a scorer.
+
+    Attributes:
+        inputs: Names in `INPUTS`.
+        hidden: Width of the hidden layer.
+        shared: One MLP for all layers and heads.
+        n_layers, n_kv_heads: Of the model, for scorers that are not shared.
+        n_inputs: Columns.
+    """
+
+    inputs: tuple[str, ...]
+    hidden: int
+    shared: bool
+    n_layers: int
+    n_kv_heads: int
+    n_inputs: int
+
+    def __post_init__(self) -> None:
+        for name in self.inputs:
+            if name not in INPUTS:
+                raise unknown_name("scorer input", name, INPUTS)
+        if self.hidden < 1 or self.n_inputs < 1:
+            raise ConfigError(f"hidden={self.hidden} and n_inputs={self.n_inputs} must be 1 or more.")
+
+
+def read_inputs(slots: SlotView, names: tuple[str, ...]) -> Tensor:
+    """Gather what a scorer reads, [N, L, H_kv, S, F] float32."""
+    return torch.cat([INPUTS[name](slots) for name in names], -1)
+
+
+class Scorer(nn.Module):
+    """One hidden layer per layer and KV head (or one for all), on standardised inputs.
+
+        s = w2 gelu(W1 (x - mean) / std + b1) + b2
+
+    Source: ForesightKV's SelectionModel, arXiv:2602.03203.
+    Differs: gives keep scores (its phi is an evict logit, -s here). Inputs are standardised by the statistics of the
+        first training decisions; its code creates a LayerNorm and never applies it. Always float32.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ScorerConfig) -> None:
+        super().__init__()
+        self.config = config
+        heads = 1 if config.shared else config.n_layers * config.n_kv_heads
+        self.register_buffer("mean", torch.zeros(heads, 1, config.n_inputs))
+        self.register_buffer("std", torch.ones(heads, 1, config.n_inputs))
+        self.w1 = nn.Parameter(torch.randn(heads, config.n_inputs, config.hidden) / config.n_inputs**0.5)
+        self.b1 = nn.Parameter(torch.zeros(heads, 1, config.hidden))
+        self.w2 = nn.Parameter(torch.randn(heads, config.hidden, 1) / config.hidden**0.5)
+        self.b2 = nn.Parameter(torch.zeros(heads, 1, 1))
+
+    def standardise(self, inputs: Tensor) -> None:
+        """Set mean and standard deviation from inputs [N, L, H_kv, S, F]."""
+        rows = self._by_head(inputs)
+        self.mean.copy_(rows.mean(1, keepdim=True))
+        self.std.copy_(rows.std(1, keepdim=True).clamp_min(1e-3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Keep scores [N, L, H_kv, S] of inputs [N, L, H_kv, S, F]."""
+        n, layers, heads, slots, _ = inputs.shape
+        x = ((self._by_head(inputs) - self.mean) / self.std).clamp(-10, 10)
+        scores = torch.baddbmm(self.b2, F.gelu(torch.baddbmm(self.b1, x, self.w1)), self.w2)[..., 0]
+        if self.config.shared:
+            return scores.reshape(n, layers, heads, slots)
+        return scores.reshape(layers, heads, n, slots).permute(2, 0, 1, 3)
+
+    def _by_head(self, inputs: Tensor) -> Tensor:
+        """Inputs with the MLPs in front, [L * H_kv or 1, rows, F]."""
+        if self.config.shared:
+            return inputs.reshape(1, -1, inputs.shape[-1])
+        return inputs.permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1, 2)

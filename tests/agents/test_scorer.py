@@ -1,0 +1,95 @@
+"""Scorer inputs and the MLP, against slow versions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from kv_agents.scorer import INPUTS, Scorer, ScorerConfig, attention_statistics, read_inputs, unrotated_keys
+
+from kv_gym.errors import ConfigError, UnknownNameError
+from kv_gym.llm.cache import SlotCache
+from kv_gym.llm.statistics import DECAY
+from kv_gym.slots import SlotView
+
+MakeCache = Callable[..., SlotCache]
+MakeView = Callable[..., SlotView]
+
+
+def config(shared: bool = False, n_inputs: int = 3) -> ScorerConfig:
+    return ScorerConfig(("keys",), 4, shared, 2, 2, n_inputs)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_scorer_is_one_mlp_per_head_or_one_for_all(shared: bool) -> None:
+    torch.manual_seed(0)
+    scorer = Scorer(config(shared))
+    inputs = torch.randn(2, 2, 2, 5, 3) * 3 + 1
+    scorer.standardise(inputs)
+    with torch.no_grad():
+        for parameter in scorer.parameters():
+            parameter.normal_()
+    found = scorer(inputs)
+    for n, layer, head, slot in ((0, 0, 0, 0), (1, 1, 0, 4), (0, 0, 1, 2), (1, 1, 1, 3)):
+        mlp = 0 if shared else 2 * layer + head
+        rows = (inputs if shared else inputs[:, layer, head]).reshape(-1, 3)
+        expected = float(scorer.b2[mlp])
+        for unit in range(4):
+            z = float(scorer.b1[mlp, 0, unit])
+            for column in range(3):
+                x = (inputs[n, layer, head, slot, column] - rows[:, column].mean()) / rows[:, column].std()
+                z += float(x * scorer.w1[mlp, column, unit])
+            expected += 0.5 * z * (1 + math.erf(z / math.sqrt(2))) * float(scorer.w2[mlp, unit, 0])
+        assert abs(float(found[n, layer, head, slot]) - expected) < 1e-4
+
+
+def test_statistics_are_true_windows_of_queries(make_cache: MakeCache, make_view: MakeView) -> None:
+    view = make_view(make_cache(n=2))
+    found = attention_statistics(view)
+    slots = view.shape[-1]
+    window, recent = view.attention(), view.attention(32)
+    row, layer, head, member = 1, 0, 1, 1
+
+    def column(statistic: int) -> torch.Tensor:
+        return torch.expm1(found[row, layer, head, :, 2 * statistic + member]) / slots
+
+    rows = recent[row, layer, head, member]
+    for slot in range(slots):
+        seen = window[row, layer, head, member, :, slot].tolist()
+        age = int(view.age[row, layer, head, slot])
+        total = float(view.total_attention[row, layer, head, member, slot])
+        decayed = float(view.decayed_attention[row, layer, head, member, slot])
+        expected = [
+            max(seen), min(seen), sum(seen) / len(seen),
+            *(float(sum(rows[-n:, slot])) / n for n in (8, 16, 32)),
+            total / (age + 1), decayed / sum(DECAY**i for i in range(age + 1)),
+        ]  # fmt: skip
+        for statistic, value in enumerate(expected):
+            assert abs(float(column(statistic)[slot]) - value) < 1e-5
+
+
+def test_unrotated_keys_are_the_keys_before_rope(make_cache: MakeCache, make_view: MakeView) -> None:
+    view = make_view(make_cache(n=2))
+    plain = unrotated_keys(view)
+    positions = view.positions
+    for pair in range(4):  # head_dim 8: channel i turns with channel i + 4, by position / 10000^(i / 4)
+        angle = positions * 10000 ** (-pair / 4)
+        first, second = plain[..., pair], plain[..., pair + 4]
+        turned = first * angle.cos() - second * angle.sin()
+        torch.testing.assert_close(turned, view.keys[..., pair], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_inputs_have_a_row_per_slot_and_are_finite(name: str, make_cache: MakeCache, make_view: MakeView) -> None:
+    view = make_view(make_cache())
+    inputs = read_inputs(view, (name,))
+    assert inputs.shape[:-1] == view.shape and inputs.dtype == torch.float32 and inputs.isfinite().all()
+
+
+def test_scorer_config_names_what_is_wrong() -> None:
+    with pytest.raises(UnknownNameError, match="'key'.*Did you mean 'keys'"):
+        ScorerConfig(("key",), 4, False, 2, 2, 8)
+    with pytest.raises(ConfigError, match="hidden=0"):
+        ScorerConfig(("keys",), 0, False, 2, 2, 8)
