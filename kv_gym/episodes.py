@@ -165,6 +165,13 @@ class EpisodeBatch:
         if self._hindsight:
             self._look_ahead(index, references)
 
+    def drop_answers(self) -> None:
+        """In replay, end the episodes whose trace has no whole window left, before the LLM writes the answer.
+
+        For training on losses alone: the answer is written token by token and would take most of the time.
+        """
+        self.active &= self.length + self.config.evict_every <= self.forced
+
     def _check(self, reference: Reference) -> None:
         config, problem = self.config, reference.problem
         if not is_playable(reference, config):

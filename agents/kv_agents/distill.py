@@ -54,7 +54,7 @@ class DistillRecipe:
         rows: Of them, how many of each decision become a lesson.
         updates: Optimizer steps per decision.
         lr: Peak learning rate of Adam; falls linearly to zero.
-        loss: `cut` or `all`, see `ranking_loss`; `order`, see `order_loss`.
+        loss: `cut`, `all` or `regret`, see `ranking_loss`; `order`, see `order_loss`.
         label: Of a slot: `max` (golden), or `sum` of the future attention over blocks, as KVP has it.
         margin: Of the hinge, in units of the scores.
         samples: Orders drawn per head, for `order`.
@@ -73,7 +73,7 @@ class DistillRecipe:
     rows: int = 8
     updates: int = 2
     lr: float = 3e-3
-    loss: Literal["cut", "all", "order"] = "cut"
+    loss: Literal["cut", "all", "regret", "order"] = "cut"
     label: Literal["max", "sum"] = "max"
     margin: float = 0.1
     samples: int = 8
@@ -134,28 +134,41 @@ def order_loss(scores: Tensor, lesson: Lesson, samples: int) -> Tensor:
     return -(advantage * log_prob / n).mean()
 
 
-def ranking_loss(scores: Tensor, lesson: Lesson, margin: float, pairs: Literal["all", "cut"]) -> Tensor:
+def ranking_loss(scores: Tensor, lesson: Lesson, margin: float, pairs: Literal["all", "cut", "regret"]) -> Tensor:
     """Pairwise hinge: of two unprotected slots the one with the higher golden score should lead by `margin`.
 
     Args:
         scores: [B, L, H_kv, S].
         lesson: Has the golden scores.
         margin: In units of the scores.
-        pairs: `all` pairs of different golden scores, or only those of a slot that golden keeps and one it evicts.
+        pairs: `all` pairs of different golden scores; `cut`: only those of a slot that golden keeps and one it evicts;
+            `regret`: the same, each weighted by the difference of their golden scores, which is what the wrong choice
+            would lose.
 
     Returns:
-        Mean over pairs, then over heads and rows.
+        Mean over pairs (weighted), then over heads and rows.
     """
     candidate = ~lesson.protected
-    lead = scores[..., :, None] - scores[..., None, :]  # [B, L, H_kv, i, j]
     if pairs == "all":
+        lead = scores[..., :, None] - scores[..., None, :]  # [B, L, H_kv, i, j]
         wanted = lesson.golden[..., :, None] > lesson.golden[..., None, :]
         wanted &= candidate[..., :, None] & candidate[..., None, :]
     else:
         kept = kept_mask(lesson.golden, lesson.protected, lesson.evict_every)
-        wanted = (kept & candidate)[..., :, None] & ~kept[..., None, :]
+        gone = (~kept).nonzero()[:, -1].reshape(*kept.shape[:-1], lesson.evict_every)
+        lead = scores[..., :, None] - scores.gather(-1, gone)[..., None, :]  # [B, L, H_kv, S, evict_every]
+        wanted = (kept & candidate)[..., None].expand_as(lead)
+        if pairs == "regret":
+            wanted = wanted * (lesson.golden[..., :, None] - lesson.golden.gather(-1, gone)[..., None, :])
     hinge = (margin - lead).relu() * wanted
-    return (hinge.sum((-2, -1)) / wanted.sum((-2, -1)).clamp_min(1)).mean()
+    return (hinge.sum((-2, -1)) / wanted.sum((-2, -1)).clamp_min(1e-9)).mean()
+
+
+def kept_attention(scores: Tensor, lesson: Lesson) -> Tensor:
+    """Golden scores that stay under `scores`, over those that stay under golden eviction, [B, L, H_kv]."""
+    mine = kept_mask(scores, lesson.protected, lesson.evict_every)
+    theirs = kept_mask(lesson.golden, lesson.protected, lesson.evict_every)
+    return (lesson.golden * mine).sum(-1) / (lesson.golden * theirs).sum(-1).clamp_min(1e-9)
 
 
 def kept_mask(scores: Tensor, protected: Tensor, evict_every: int) -> Tensor:
@@ -182,6 +195,7 @@ def decisions(
         yield view, batch.active.nonzero()[:, 0]
         with torch.no_grad():
             batch.step(choose(view))
+            batch.drop_answers()
 
 
 class Distiller:
@@ -223,7 +237,7 @@ class Distiller:
         scorer.load_state_dict(state["scorer"])
         assert self.optimizer is not None
         self.optimizer.load_state_dict(state["optimizer"])
-        self.round, self.best = state["round"], (state["best_recall"], state["best"])
+        self.round, self.best = state["round"], (state["best_kept"], state["best"])
         self.log.keep_until(self.round)
 
     def save(self) -> None:
@@ -231,7 +245,7 @@ class Distiller:
         assert self.scorer is not None and self.optimizer is not None
         save_state(self.work, self.recipe, {
             "round": self.round, "scorer": self.scorer.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "n_inputs": self.scorer.config.n_inputs, "best_recall": self.best[0], "best": self.best[1],
+            "n_inputs": self.scorer.config.n_inputs, "best_kept": self.best[0], "best": self.best[1],
         })  # fmt: skip
 
     def run(self) -> None:
@@ -243,7 +257,7 @@ class Distiller:
             if self.round % VALIDATE_EVERY == 0 or self.round == self.recipe.rounds:
                 row = {"step": self.round, "loss": round(float(np.mean(self.losses)), 5), **self.validate()}
                 self.log.add(row | {"seconds": round(time.time() - started)})
-                describe(f"loss {row['loss']:.4f}, recall {row['recall']:.3f}")
+                describe(f"loss {row['loss']:.4f}, kept {row['kept']:.3f}")
             if self.round % SAVE_EVERY == 0 or self.round == self.recipe.rounds:
                 self.save()
 
@@ -292,23 +306,32 @@ class Distiller:
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
-        """Recall of golden evictions along golden replays of the validation problems; keeps the best scorer."""
+        """Compare with golden evictions along golden replays of the validation problems; keeps the best scorer.
+
+        Returns:
+            `recall`: share of the golden evictions that the scorer makes too. `kept`: golden scores that stay, over
+            those that stay under golden eviction; this one decides. Means over budgets, and for each.
+        """
         assert self.scorer is not None
-        by_budget = {}
+        numbers: dict[str, dict[int, float]] = {"recall": {}, "kept": {}}
         for budget in self.recipe.budgets:
             config = self.course.config(budget, "replay")
-            found = []
+            found: dict[str, list[float]] = {"recall": [], "kept": []}
             references = self.course.playable(self.course.validation, config)
             for view, running in decisions(self.course.llm, config, references, golden):
                 lesson = Lesson(torch.empty(0), golden(view)[running], view.protected[running], view.evict_every)
-                found.append(
-                    eviction_recall(self.scorer(read_inputs(view, self.recipe.inputs))[running], lesson).mean()
-                )
-            by_budget[budget] = round(float(torch.stack(found).mean()), 4)
-        recall = float(np.mean(list(by_budget.values())))
-        if recall >= self.best[0]:  # early stop: the best one is what is saved in the end
-            self.best = recall, {name: tensor.clone() for name, tensor in self.scorer.state_dict().items()}
-        return {"recall": round(recall, 4), "recall_by_budget": by_budget}
+                scores = self.scorer(read_inputs(view, self.recipe.inputs))[running]
+                found["recall"].append(float(eviction_recall(scores, lesson).mean()))
+                found["kept"].append(float(kept_attention(scores, lesson).mean()))
+            for name, values in found.items():
+                numbers[name][budget] = round(float(np.mean(values)), 4)
+        means = {name: float(np.mean(list(by_budget.values()))) for name, by_budget in numbers.items()}
+        if means["kept"] >= self.best[0]:  # early stop: the best one is what is saved in the end
+            self.best = means["kept"], {name: tensor.clone() for name, tensor in self.scorer.state_dict().items()}
+        return {
+            **{name: round(value, 4) for name, value in means.items()},
+            **{f"{name}_by_budget": by_budget for name, by_budget in numbers.items()},
+        }
 
     def finish(self, path: Path) -> None:
         """Write the checkpoint of the best validation."""

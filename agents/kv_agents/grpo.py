@@ -232,6 +232,8 @@ class Tuner:
             log_probs.append(draw.log_prob)
             running.append(batch.active.clone())
             rewards.append(batch.step(scores_of(draw, scores)).reward)
+            if recipe.mode == "replay" and recipe.w_correct == 0:
+                batch.drop_answers()
         made = torch.stack(running)
         gains = torch.stack(rewards).float()
         advantage, teaches = group_advantages(gains, made, recipe.group, recipe.credit, recipe.gamma)

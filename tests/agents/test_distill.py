@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from kv_agents import checkpoints
-from kv_agents.distill import Distiller, DistillRecipe, Lesson, eviction_recall, order_loss, ranking_loss
+from kv_agents.distill import (
+    Distiller,
+    DistillRecipe,
+    Lesson,
+    eviction_recall,
+    kept_attention,
+    order_loss,
+    ranking_loss,
+)
 from kv_agents.policy import order_log_prob
 from kv_agents.training import Course
 
@@ -30,6 +38,17 @@ def test_ranking_loss_by_hand() -> None:
     assert abs(float(ranking_loss(scores, lesson(), 0.1, "all")) - every) < 1e-6
     cut = (0.15 + 0.35) / 2  # golden evicts slot 1; pairs of it with the slots that stay
     assert abs(float(ranking_loss(scores, lesson(), 0.1, "cut")) - cut) < 1e-6
+
+
+def test_regret_weights_pairs_by_what_they_would_lose() -> None:
+    scores = torch.tensor([0.2, 0.25, 0.0, -5.0]).reshape(1, 1, 1, 4)
+    expected = (0.15 * 0.4 + 0.35 * 0.2) / (0.4 + 0.2)  # slot 1 against 0 and 2, golden 0.1 against 0.5 and 0.3
+    assert abs(float(ranking_loss(scores, lesson(), 0.1, "regret")) - expected) < 1e-6
+
+
+def test_kept_attention_by_hand() -> None:
+    scores = torch.tensor([0.0, 1.0, 2.0, 3.0]).reshape(1, 1, 1, 4)  # evicts slot 0, golden slot 1
+    assert abs(float(kept_attention(scores, lesson())) - (0.1 + 0.3 + 0.9) / (0.5 + 0.3 + 0.9)) < 1e-6
 
 
 def test_ranking_loss_ignores_equal_golden_scores() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from kv_agents.base import Agent
 from kv_agents.heuristics.window import KEPT
+from kv_gym.llm.attention import masked_softmax
 from kv_gym.slots import SlotView
 
 
@@ -39,17 +38,18 @@ class LagKV(Agent):
     def score(self, slots: SlotView) -> Tensor:
         """Sum the scores of keys and values."""
         lag = self.lag or slots.evict_every
-        scores = lag_scores(slots.keys.float(), lag) + lag_scores(slots.values.float(), lag)
-        scores = scores.masked_fill(slots.positions < self.n_sink, KEPT)
+        sink = slots.positions < self.n_sink
+        scores = lag_scores(slots.keys.float(), lag, sink) + lag_scores(slots.values.float(), lag, sink)
+        scores = scores.masked_fill(sink, KEPT)
         scores[..., -lag:] = KEPT
         return scores
 
 
-def lag_scores(states: Tensor, lag: int) -> Tensor:
+def lag_scores(states: Tensor, lag: int, sink: Tensor) -> Tensor:
     """Score keys or values [..., S, D] against the lag after theirs, [..., S]; 0 for the newest lag.
 
-    Each lag sums to 1, an oldest one with r < `lag` slots to r / `lag`. Channels that do not vary in the reference are
-    left out of the standard deviation.
+    Slots marked in `sink` [..., S], the oldest, are no part of a lag. Each lag sums to 1, an oldest one with r < `lag`
+    slots to r / `lag`. Channels that do not vary in the reference are left out of the standard deviation.
     """
     *batch, n_slots, width = states.shape
     missing = -n_slots % lag
@@ -61,7 +61,7 @@ def lag_scores(states: Tensor, lag: int) -> Tensor:
     count = varies.sum(-1).clamp_min(2)
     centred = torch.where(varies, z - z.sum(-1, keepdim=True) / count[..., None], 0.0)
     spread = (centred.square().sum(-1) / (count - 1)).sqrt()  # [..., lags - 1, lag]
-    real = torch.arange(n_slots + missing, device=states.device).reshape(-1, lag)[:-1] >= missing
-    shares = spread.masked_fill(~real, -math.inf).softmax(-1) * (real.sum(-1, keepdim=True) / lag)
+    real = torch.cat([sink.new_zeros(*batch, missing), ~sink], -1).reshape(*batch, -1, lag)[..., :-1, :]
+    shares = masked_softmax(spread, real) * (real.sum(-1, keepdim=True) / lag)
     scores = torch.cat([shares.flatten(-2), shares.new_zeros(*batch, lag)], -1)
     return scores[..., missing:]
