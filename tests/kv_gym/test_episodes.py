@@ -197,6 +197,19 @@ def test_the_length_limit_truncates_exactly(small):
     assert record.stop == "length" and record.n_tokens == config.max_new_tokens
 
 
+def test_dropped_answers_end_the_replay_with_the_trace(small):
+    llm, config, refs = small
+    batch = EpisodeBatch(llm, config.model_copy(update={"mode": "replay"}), 2)
+    batch.reset([0, 1], refs[:2], [0, 1])
+    traces = batch.forced.clone()
+    while batch.active.any():
+        assert (batch.length + config.evict_every <= batch.forced)[batch.active].all()  # whole windows of the trace
+        batch.step(random_scores(batch))
+        batch.drop_answers()
+    assert torch.equal(batch.forced, traces)
+    assert (batch.forced - batch.length < config.evict_every).all()
+
+
 def test_hindsight_only_when_asked_for(small):
     llm, config, refs = small
     for wanted in (False, True):
