@@ -189,12 +189,12 @@ class SlotView:
         index = self.text_length[:, None] - 1 - torch.arange(n, device=self.device)
         return table.gather(1, index.clamp_min(0)).mean(1)
 
-    def carry(self, name: str, fill: float = 0.0, width: int | None = None) -> Tensor:
-        """Per-slot state of your own, to be changed in place: [N, L, H_kv, S] float32, or [N, L, H_kv, S, width].
+    def carry(self, name: str, fill: float = 0.0) -> Tensor:
+        """Per-slot state of your own, [N, L, H_kv, S] float32, to be changed in place.
 
         It moves with its slot at evictions; new slots and new episodes hold `fill`.
         """
-        return self._cache.carry(name, fill, width).transpose(0, 1)
+        return self._cache.carry(name, fill).transpose(0, 1)
 
     def memory(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Per-episode state of your own, [N, L, *shape] float32, to be changed in place; zero in new episodes."""

@@ -4,8 +4,9 @@ Episodes are replayed; at every decision the scorer is asked to rank the slots a
 follow golden evictions, the later ones the student's own (DAgger), so that it learns on caches it will meet.
 
 Source: ForesightKV, arXiv:2602.03203, supervised stage: pairwise hinge on golden scores. Differs: the pairs that
-count are those across the cut between what golden keeps and evicts (`loss="cut"`), or all, as in the paper; student
-rounds; several budgets at once. `loss="order"` learns KVP's all-budget ranking instead.
+count are those across the cut between what golden keeps and evicts, weighted by what a wrong choice would lose
+(`loss="regret"`; `all` is the paper's); student rounds; several budgets at once. `loss="order"` learns KVP's all-budget
+ranking instead.
 """
 
 from __future__ import annotations
@@ -62,18 +63,18 @@ class DistillRecipe:
         seed: Of weights and order.
     """
 
-    inputs: tuple[str, ...] = ("keys", "values", "statistics")
-    hidden: int = 16
+    inputs: tuple[str, ...] = ("unrotated_keys", "values", "statistics", "features")
+    hidden: int = 32
     shared: bool = False
     budgets: tuple[int, ...] = (48, 64, 96, 128)
     families: tuple[str, ...] = ()
-    rounds: int = 160
-    golden_rounds: int = 60
+    rounds: int = 120
+    golden_rounds: int = 40
     width: int = 32
     rows: int = 8
     updates: int = 2
     lr: float = 3e-3
-    loss: Literal["cut", "all", "regret", "order"] = "cut"
+    loss: Literal["cut", "all", "regret", "order"] = "regret"
     label: Literal["max", "sum"] = "max"
     margin: float = 0.1
     samples: int = 8

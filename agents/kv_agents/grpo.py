@@ -69,7 +69,7 @@ class GRPORecipe:
     w_loss: float = 0.02
     w_attention: float = 0.0
     w_correct: float = 1.0
-    temperature: float = 0.5
+    temperature: float = 0.15
     minibatches: int = 4
     clip: float = 0.2
     kl: float = 0.02

@@ -20,7 +20,6 @@ from kv_gym.features import slot_features as features
 from kv_gym.llm.attention import unrotate
 from kv_gym.slots import SlotView
 
-TOKEN_WIDTH = 32  # remembered numbers of each slot's token
 HORIZON = 1024
 """Generated tokens that count as one in the context's progress."""
 
@@ -56,28 +55,6 @@ def context(slots: SlotView) -> Tensor:
     return columns[:, None, None, None].expand(*slots.shape, -1)
 
 
-def token_states(slots: SlotView) -> Tensor:
-    """What the last layer knew of each slot's token when it was written, [N, L, H_kv, S, TOKEN_WIDTH].
-
-    A fixed random projection of the token's keys (before RoPE) and values in the last layer, remembered with the slot.
-    Without it the MLPs of early layers do not know what a token is for: there, keys and values hold the token alone.
-    """
-    states = slots.carry("token-states", width=TOKEN_WIDTH)
-    # New slots, which every layer and head still holds, in one order; all slots when an episode has just begun.
-    start = 0 if bool((slots.decision == 0).any()) else slots.shape[-1] - slots.evict_every
-    cos, sin = slots.rotary(slots.positions[:, -1, 0, start:])
-    keys = unrotate(slots.keys[:, -1, :, start:].float(), cos[:, None], sin[:, None])
-    last = torch.cat([keys, slots.values[:, -1, :, start:].float()], -1).transpose(1, 2).flatten(2)  # [N, S, H_kv 2 D]
-    generator = torch.Generator().manual_seed(0)
-    matrix = torch.randn(last.shape[-1], TOKEN_WIDTH, generator=generator).to(last) / last.shape[-1] ** 0.5
-    fresh = (last @ matrix)[:, None, None].expand_as(states[..., start:, :])
-    begun = (slots.decision == 0)[:, None, None, None] | (
-        torch.arange(start, slots.shape[-1], device=slots.device) >= slots.shape[-1] - slots.evict_every
-    )
-    states[..., start:, :] = torch.where(begun[..., None], fresh, states[..., start:, :])
-    return states
-
-
 def age(slots: SlotView) -> Tensor:
     """Tokens since each slot was written, log1p, [N, L, H_kv, S, 1]."""
     return torch.log1p(slots.age.float())[..., None]
@@ -88,7 +65,6 @@ INPUTS: dict[str, Callable[[SlotView], Tensor]] = {
     "unrotated_keys": unrotated_keys,
     "values": lambda slots: slots.values.float(),
     "age": age,
-    "token_states": token_states,
     "statistics": attention_statistics,
     "features": features,
     "context": context,

@@ -190,15 +190,11 @@ class SlotCache(Cache):
         window = self.query_positions[:, self.n_obs - self.evict_every :]
         self.statistics = accumulate(self.statistics, self.rows(self.evict_every), window[None, :, None, :, None])
 
-    def carry(self, name: str, fill: float = 0.0, width: int | None = None) -> Tensor:
-        """Return the per-slot state `name`, to be changed in place; new slots hold `fill`.
-
-        [L, N, H_kv, S] float32, or [L, N, H_kv, S, width].
-        """
+    def carry(self, name: str, fill: float = 0.0) -> Tensor:
+        """Return the per-slot state `name`, [L, N, H_kv, S] float32, to be changed in place; new slots hold `fill`."""
         if name not in self.carried:
             self._fills[name] = fill
-            shape = (*self.positions.shape, *(() if width is None else (width,)))
-            self.carried[name] = torch.full(shape, float(fill), device=self.shape.device)
+            self.carried[name] = torch.full(self.positions.shape, float(fill), device=self.shape.device)
         return self.carried[name]
 
     def memory(self, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -214,10 +210,8 @@ class SlotCache(Cache):
             tensor[..., : self.budget, :] = tensor.gather(-2, index)
         self.positions[..., : self.budget] = self.positions.gather(-1, keep)
         for name, tensor in self.carried.items():
-            wide = tensor.ndim > keep.ndim
-            kept = keep[..., None].expand(*keep.shape, tensor.shape[-1]) if wide else keep
-            tensor[:, :, :, : self.budget] = tensor.gather(3, kept)
-            tensor[:, :, :, self.budget :] = self._fills[name]
+            tensor[..., : self.budget] = tensor.gather(-1, keep)
+            tensor[..., self.budget :] = self._fills[name]
         if self.statistics is not None:
             self._evict_statistics(self.statistics, keep)
         self.length = self.budget
@@ -240,7 +234,7 @@ class SlotCache(Cache):
         """Make both caches hold agents' state of the same names."""
         for one, two in ((self, other), (other, self)):
             for name, fill in two._fills.items():
-                one.carry(name, fill, *two.carried[name].shape[4:])
+                one.carry(name, fill)
             for name, values in two.memories.items():
                 one.memory(name, tuple(values.shape[2:]))
 

@@ -9,12 +9,10 @@ import pytest
 import torch
 from kv_agents.scorer import (
     INPUTS,
-    TOKEN_WIDTH,
     Scorer,
     ScorerConfig,
     attention_statistics,
     read_inputs,
-    token_states,
     unrotated_keys,
 )
 
@@ -25,7 +23,6 @@ from kv_gym.slots import SlotView
 
 MakeCache = Callable[..., SlotCache]
 MakeView = Callable[..., SlotView]
-ReadOn = Callable[..., SlotView]
 
 
 def config(shared: bool = False, n_inputs: int = 3) -> ScorerConfig:
@@ -104,24 +101,3 @@ def test_scorer_config_names_what_is_wrong() -> None:
         ScorerConfig(("key",), 4, False, 2, 2, 8)
     with pytest.raises(ConfigError, match="hidden=0"):
         ScorerConfig(("keys",), 0, False, 2, 2, 8)
-
-
-def test_token_states_stay_with_their_slots(make_cache: MakeCache, make_view: MakeView, read_on: ReadOn) -> None:
-    """What is remembered comes from the last layer when the token was new, in whatever head and layer its slot is."""
-    cache = make_cache(n=2, budget=12, evict_every=8, lengths=[20, 20])
-    view = make_view(cache, decisions=[0, 0])
-    first = token_states(view).clone()
-    assert first.shape == (*view.shape, TOKEN_WIDTH) and torch.equal(first[:, 0, 0], first[:, 1, 1])
-    keys, values = unrotated_keys(view)[:, -1], view.values[:, -1]
-    last = torch.cat([keys, values], -1).transpose(1, 2).flatten(2)
-    matrix = (
-        torch.randn(last.shape[-1], TOKEN_WIDTH, generator=torch.Generator().manual_seed(0)) / last.shape[-1] ** 0.5
-    )
-    torch.testing.assert_close(first[1, 0, 1], last[1] @ matrix, atol=1e-4, rtol=0)
-    keep = torch.stack([torch.randperm(20, generator=torch.Generator().manual_seed(i))[:12].sort().values
-                        for i in range(8)]).reshape(2, 2, 2, 12)  # fmt: skip
-    later = token_states(read_on(view, keep))
-    for row, layer, head in ((0, 0, 0), (1, 1, 0), (1, 0, 1)):
-        kept = keep[row, layer, head]
-        torch.testing.assert_close(later[row, layer, head, :12], first[row, layer, head, kept], atol=1e-6, rtol=0)
-        assert not torch.allclose(later[row, layer, head, 12:], torch.zeros(8, TOKEN_WIDTH))

@@ -113,18 +113,3 @@ def test_put_pairs_states_by_name_whatever_came_first():
     cache.put(torch.tensor([0]), part)
     assert [float(cache.carry(name)[0, 0, 0, 0]) for name in "ab"] == [1, 2]
     assert [float(cache.memories[name][0, 0, 0]) for name in "ab"] == [3, 4]
-
-
-def test_wide_carry_moves_with_its_slots_and_starts_anew():
-    cache = make_cache()
-    carried = cache.carry("wide", 7.0, 3)
-    assert carried.shape == (*cache.positions.shape, 3) and (carried == 7).all()
-    carried.copy_(torch.rand(carried.shape, generator=torch.Generator().manual_seed(0)))
-    before = carried.clone()
-    kept = keep(cache, [1, 2, 4])
-    cache.evict(kept)
-    after = cache.carry("wide", 7.0, 3)
-    assert torch.equal(after[..., :BUDGET, :], before[..., [1, 2, 4], :])
-    assert (after[..., BUDGET:, :] == 7).all()
-    part = cache.select(torch.tensor([1]))
-    assert torch.equal(part.carry("wide", 7.0, 3), after[:, 1:2])
