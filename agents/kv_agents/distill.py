@@ -27,10 +27,8 @@ from kv_agents.policy import order_log_prob
 from kv_agents.scorer import Scorer, ScorerConfig, read_inputs
 from kv_agents.training import Course, Log, load_state, save_state, steps_with_bar
 from kv_gym import provenance
-from kv_gym.config import EnvConfig
 from kv_gym.episodes import EpisodeBatch
 from kv_gym.eviction import slots_to_keep
-from kv_gym.llm.loading import FrozenLLM
 from kv_gym.reference import Reference
 from kv_gym.slots import SlotView
 
@@ -186,17 +184,21 @@ def eviction_recall(scores: Tensor, lesson: Lesson) -> Tensor:
 
 
 def decisions(
-    llm: FrozenLLM, config: EnvConfig, references: Sequence[Reference], choose: Callable[[SlotView], Tensor]
-) -> Iterator[tuple[SlotView, Tensor]]:
-    """Replay references side by side, evicting by `choose`; yield (view, running rows [R]) at every decision."""
-    batch = EpisodeBatch(llm, config, len(references), statistics=True, hindsight=True)
+    batch: EpisodeBatch, references: Sequence[Reference], choose: Callable[[SlotView], Tensor]
+) -> Iterator[tuple[SlotView, Tensor, Tensor]]:
+    """Replay references side by side, evicting by `choose`.
+
+    Yields:
+        (view, running rows [R], scores that will be evicted by [N, L, H_kv, S]) at every decision.
+    """
     batch.reset(range(len(references)), references, [0] * len(references))
     while batch.active.any():
         view = batch.slots()
-        yield view, batch.active.nonzero()[:, 0]
         with torch.no_grad():
-            batch.step(choose(view))
-            batch.drop_answers()
+            scores = choose(view)
+        yield view, batch.active.nonzero()[:, 0], scores
+        batch.step(scores)
+        batch.drop_answers()
 
 
 class Distiller:
@@ -216,7 +218,7 @@ class Distiller:
         self.optimizer: torch.optim.Optimizer | None = None
         self.lessons: deque[Lesson] = deque(maxlen=BUFFER)
         self.losses: deque[float] = deque(maxlen=200)
-        self.best: tuple[float, dict[str, Tensor]] = (-1.0, {})
+        self.best: tuple[float, dict[str, Tensor]] = (np.inf, {})
         self.round = 0
 
     def _build(self, inputs: Tensor) -> Scorer:
@@ -238,7 +240,7 @@ class Distiller:
         scorer.load_state_dict(state["scorer"])
         assert self.optimizer is not None
         self.optimizer.load_state_dict(state["optimizer"])
-        self.round, self.best = state["round"], (state["best_kept"], state["best"])
+        self.round, self.best = state["round"], (state["best_loss"], state["best"])
         self.log.keep_until(self.round)
 
     def save(self) -> None:
@@ -246,7 +248,7 @@ class Distiller:
         assert self.scorer is not None and self.optimizer is not None
         save_state(self.work, self.recipe, {
             "round": self.round, "scorer": self.scorer.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "n_inputs": self.scorer.config.n_inputs, "best_kept": self.best[0], "best": self.best[1],
+            "n_inputs": self.scorer.config.n_inputs, "best_loss": self.best[0], "best": self.best[1],
         })  # fmt: skip
 
     def run(self) -> None:
@@ -258,7 +260,7 @@ class Distiller:
             if self.round % VALIDATE_EVERY == 0 or self.round == self.recipe.rounds:
                 row = {"step": self.round, "loss": round(float(np.mean(self.losses)), 5), **self.validate()}
                 self.log.add(row | {"seconds": round(time.time() - started)})
-                describe(f"loss {row['loss']:.4f}, kept {row['kept']:.3f}")
+                describe(f"validation loss {row['validation_loss']:.3f}")
             if self.round % SAVE_EVERY == 0 or self.round == self.recipe.rounds:
                 self.save()
 
@@ -270,24 +272,21 @@ class Distiller:
         config = course.config(recipe.budgets[number % len(recipe.budgets)], "replay")
         references = course.playable(course.train, config)
         chosen = rng.choice(len(references), min(recipe.width, len(references)), replace=False)
-        student = number >= recipe.golden_rounds
-        scores: dict[str, Tensor] = {}
         rate = recipe.lr * (1 - number / recipe.rounds)
+        read: dict[str, Tensor] = {}
 
         def choose(view: SlotView) -> Tensor:
-            return scores["student"] if student else golden(view)
+            read["inputs"] = read_inputs(view, recipe.inputs)
+            if self.scorer is None:
+                self._build(read["inputs"]).standardise(read["inputs"])
+            assert self.scorer is not None
+            return golden(view) if number < recipe.golden_rounds else self.scorer(read["inputs"])
 
-        for view, running in decisions(course.llm, config, [references[i] for i in chosen], choose):
-            with torch.no_grad():
-                inputs = read_inputs(view, recipe.inputs)
-                if self.scorer is None:
-                    self._build(inputs).standardise(inputs)
-                assert self.scorer is not None
-                if student:
-                    scores["student"] = self.scorer(inputs)
+        batch = EpisodeBatch(course.llm, config, len(chosen), statistics=True, hindsight=True)
+        for view, running, _ in decisions(batch, [references[i] for i in chosen], choose):
             rows = running[torch.randperm(len(running))[: recipe.rows].to(running.device)]
             label = golden(view) if recipe.label == "max" else future_sum(view)
-            self.lessons.append(Lesson(inputs[rows], label[rows], view.protected[rows], view.evict_every))
+            self.lessons.append(Lesson(read["inputs"][rows], label[rows], view.protected[rows], view.evict_every))
             for _ in range(recipe.updates):
                 self._update(self.lessons[int(rng.integers(len(self.lessons)))], rate)
 
@@ -307,32 +306,36 @@ class Distiller:
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
-        """Compare with golden evictions along golden replays of the validation problems; keeps the best scorer.
+        """Replay the validation problems under the student's own evictions; keeps the scorer with the lowest loss.
+
+        Along golden replays a scorer that never met its own mistakes looks better than it is.
 
         Returns:
-            `recall`: share of the golden evictions that the scorer makes too. `kept`: golden scores that stay, over
-            those that stay under golden eviction; this one decides. Means over budgets, and for each.
+            `loss`: of the trace's tokens, nats. `recall`: share of the golden evictions that the scorer makes too.
+            `kept`: golden scores that stay, over those that stay under golden eviction. Means over budgets; the loss
+            for each as well.
         """
         assert self.scorer is not None
-        numbers: dict[str, dict[int, float]] = {"recall": {}, "kept": {}}
+        losses, recalls, kept = {}, [], []
         for budget in self.recipe.budgets:
             config = self.course.config(budget, "replay")
-            found: dict[str, list[float]] = {"recall": [], "kept": []}
             references = self.course.playable(self.course.validation, config)
-            for view, running in decisions(self.course.llm, config, references, golden):
+            batch = EpisodeBatch(self.course.llm, config, len(references), statistics=True, hindsight=True)
+            for view, running, scores in decisions(batch, references, self.score):
                 lesson = Lesson(torch.empty(0), golden(view)[running], view.protected[running], view.evict_every)
-                scores = self.scorer(read_inputs(view, self.recipe.inputs))[running]
-                found["recall"].append(float(eviction_recall(scores, lesson).mean()))
-                found["kept"].append(float(kept_attention(scores, lesson).mean()))
-            for name, values in found.items():
-                numbers[name][budget] = round(float(np.mean(values)), 4)
-        means = {name: float(np.mean(list(by_budget.values()))) for name, by_budget in numbers.items()}
-        if means["kept"] >= self.best[0]:  # early stop: the best one is what is saved in the end
-            self.best = means["kept"], {name: tensor.clone() for name, tensor in self.scorer.state_dict().items()}
-        return {
-            **{name: round(value, 4) for name, value in means.items()},
-            **{f"{name}_by_budget": by_budget for name, by_budget in numbers.items()},
-        }
+                recalls.append(float(eviction_recall(scores[running], lesson).mean()))
+                kept.append(float(kept_attention(scores[running], lesson).mean()))
+            losses[budget] = round(float(batch.sums["loss"].sum() / batch.sums["tokens"].sum()), 4)
+        loss = float(np.mean(list(losses.values())))
+        if loss <= self.best[0]:  # early stop: the best one is what is saved in the end
+            self.best = loss, {name: tensor.clone() for name, tensor in self.scorer.state_dict().items()}
+        means = {"validation_loss": loss, "recall": float(np.mean(recalls)), "kept": float(np.mean(kept))}
+        return {**{name: round(value, 4) for name, value in means.items()}, "validation_loss_by_budget": losses}
+
+    def score(self, view: SlotView) -> Tensor:
+        """Keep scores of the student, [N, L, H_kv, S]."""
+        assert self.scorer is not None
+        return self.scorer(read_inputs(view, self.recipe.inputs))
 
     def finish(self, path: Path) -> None:
         """Write the checkpoint of the best validation."""

@@ -70,10 +70,10 @@ class GRPORecipe:
     w_attention: float = 0.0
     w_correct: float = 1.0
     temperature: float = 0.15
-    minibatches: int = 4
+    minibatches: int = 8
     clip: float = 0.2
     kl: float = 0.02
-    lr: float = 1e-3
+    lr: float = 2e-4
     n_train: int = 1024
     n_validation: int = 48
     seed: int = 0
