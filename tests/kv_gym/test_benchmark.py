@@ -227,6 +227,18 @@ def test_the_seconds_of_a_cell_sum_to_its_time(small: Bench, monkeypatch: pytest
     assert sum(row.scoring_seconds or 0 for row in rows) == pytest.approx(steps["n"])
 
 
+def test_an_agent_that_refuses_the_model_stops_the_run_before_any_row(small: Bench, tmp_path: Path) -> None:
+    class Refuses(Random):
+        name = "refuses"
+
+        def prepare(self, llm: FrozenLLM) -> None:
+            raise ConfigError(f"not made for {llm.name}")
+
+    with pytest.raises(ConfigError, match="not made for"):
+        run_bench(replace(small, agents=[Random(), Refuses()]), tmp_path / "rows.jsonl")
+    assert not (tmp_path / "rows.jsonl").read_text()
+
+
 def test_only_agents_with_hindsight_get_it(small: Bench, tmp_path: Path) -> None:
     agent = Watcher()
     run_bench(replace(small, agents=[agent], problems=1), tmp_path / "rows.jsonl")

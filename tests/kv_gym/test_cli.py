@@ -129,6 +129,12 @@ def test_a_raising_agent_is_shown_and_the_exit_code_says_so(run: Run, small: lis
         (["bench", ENV, "--set", "evict_evry=8"], "UnknownNameError: unknown option 'evict_evry'. Did you mean"),
         (["bench", ENV, "--set", "evict_every=many"], "ConfigError: evict_every='many' is not allowed"),
         (["bench", ENV, "--set", "budget=64"], "ConfigError: --set 'budget=64': budget has an option of its own"),
+        (["bench", ENV, "--agent", "rkv,lam"], "ConfigError: --agent NAME,'lam' has no value"),
+        (
+            ["bench", ENV, "--agent", "rkv,lamb=1"],
+            "UnknownNameError: unknown option of agent 'rkv' 'lamb'. Did you mean",
+        ),
+        (["train", "distill", "--set", "round=3"], "UnknownNameError: unknown knob of DistillRecipe 'round'. Did you"),
         (["report", "gone.jsonl"], "RowFileError: gone.jsonl does not exist"),
     ],
 )
@@ -136,6 +142,14 @@ def test_mistakes_are_one_message_and_exit_code_2(run: Run, arguments: list[str]
     code, out, err = run(*arguments)
     assert code == 2 and out == ""
     assert err.startswith(message) and "Traceback" not in err
+
+
+def test_options_of_an_agent_are_in_its_rows(run: Run, small: list[str], tmp_path: Path) -> None:
+    code, _, _ = run(*small, "--agent=rkv,lam=0.5,kernel=3", "--agent=rkv", "--mode=replay", "--out=here")
+    assert code == 0
+    rows = read_rows(tmp_path / "here" / "rows.jsonl").episodes.values()
+    sources = {row.agent_source.partition("(")[2] for row in rows}
+    assert sources == {"kernel=3, lam=0.5, n_obs=8, threshold=0.5)", "kernel=7, lam=0.1, n_obs=8, threshold=0.5)"}
 
 
 def test_nothing_to_play_is_an_error(run: Run, small: list[str]) -> None:
