@@ -77,23 +77,3 @@ class Transfer(Learned):
     name = "transfer"
     shipped = "transfer"
 
-
-class PPO(Learned):
-    """A policy that stable-baselines3's PPO learned from the environment's observations, without any labels.
-
-    Source: PPO, arXiv:1707.06347, in stable-baselines3; see `kv_agents.ppo`.
-    """
-
-    name = "ppo"
-    shipped = "ppo"
-
-
-class KVP(Learned):
-    """A ranking of slots by keys, values and age alone, paid for all budgets at once. Sees no query and no attention.
-
-    Source: KVP, arXiv:2602.10238. Differs: it ranks again at each decision (the paper once, after the prompt), and its
-    MLPs are small; see `kv_agents.distill.order_loss`.
-    """
-
-    name = "kvp"
-    shipped = "kvp"

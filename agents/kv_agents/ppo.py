@@ -64,7 +64,7 @@ class PPORecipe:
     horizon: int = 32
     batch: int = 256
     epochs: int = 4
-    lr: float = 3e-3
+    lr: float = 3e-4
     gamma: float = 0.9
     gae_lambda: float = 0.9
     target_kl: float = 0.05
