@@ -76,4 +76,3 @@ class Transfer(Learned):
 
     name = "transfer"
     shipped = "transfer"
-

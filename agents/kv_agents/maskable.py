@@ -51,7 +51,7 @@ class SlotChoicePolicy(MaskableActorCriticPolicy):
         return actions, self.critic(obs), distribution.log_prob(actions)
 
     def evaluate_actions(
-        self, obs: Any, actions: Tensor, action_masks: np.ndarray | None = None
+        self, obs: Any, actions: Tensor, action_masks: Any = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values [N, 1], log-probabilities [N] and entropy [N] of slots chosen before."""
         distribution = self.get_distribution(obs, action_masks)

@@ -125,7 +125,7 @@ class PPOTrainer:
         )  # fmt: skip
         model.set_logger(configure(str(self.work), ["csv", *_tensorboard()]))
         observation = env.reset()
-        slots = torch.as_tensor(observation["slots"])  # type: ignore[index,call-overload]
+        slots = torch.as_tensor(observation["slots"])  # type: ignore[call-overload]
         model.policy.scorer.standardise(slots.reshape(len(slots), 1, 1, -1, slots.shape[-1]))
         return model
 

@@ -66,7 +66,7 @@ class SlotVecEnv(VecEnv):
                 "TimeLimit.truncated": bool(truncated[row] and not terminated[row]),
                 "is_success": bool(infos["final_info"]["is_success"][row]),
             }
-        return observation, reward.astype(np.float32), ended, rows  # type: ignore[return-value]
+        return observation, reward.astype(np.float32), ended, rows
 
     def close(self) -> None:
         """Let go of the caches."""
