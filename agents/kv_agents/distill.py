@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,6 @@ from kv_agents import checkpoints
 from kv_agents.policy import order_log_prob
 from kv_agents.scorer import Scorer, ScorerConfig, read_inputs
 from kv_agents.training import Course, Log, load_state, save_state, steps_with_bar
-from kv_gym import provenance
 from kv_gym.episodes import EpisodeBatch
 from kv_gym.eviction import slots_to_keep
 from kv_gym.reference import Reference
@@ -335,26 +334,20 @@ class Distiller:
     def score(self, view: SlotView) -> Tensor:
         """Keep scores of the student, [N, L, H_kv, S]."""
         assert self.scorer is not None
-        return self.scorer(read_inputs(view, self.recipe.inputs))
+        return self.scorer.score(view)
 
     def finish(self, path: Path) -> None:
         """Write the checkpoint of the best validation."""
         assert self.scorer is not None
         self.scorer.load_state_dict(self.best[1])
-        llm, recipe = self.course.llm, self.recipe
-        info = checkpoints.CheckpointInfo(
+        recipe = self.recipe
+        info = self.course.describe(
+            self.scorer,
+            recipe,
+            self.log.rows(),
             method="kvp" if recipe.loss == "order" else "distill",
-            scorer=self.scorer.config,
-            model=llm.name,
-            model_fingerprint=llm.fingerprint,
-            env_id=self.course.env_id,
             families=recipe.families,
-            budgets=recipe.budgets,
             evict_every=self.course.config(recipe.budgets[0], "replay").evict_every,
-            seed=recipe.seed,
-            command=provenance.command(),
-            recipe=asdict(recipe),
-            curve=self.log.rows(),
         )
         checkpoints.save(self.scorer, info, path)
 

@@ -12,7 +12,7 @@ follows it, or one per episode as in the paper (`credit`).
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +21,9 @@ import torch
 from torch import Tensor
 
 from kv_agents import checkpoints
-from kv_agents.checkpoints import CheckpointInfo
 from kv_agents.policy import order_log_prob, sample, scores_of
 from kv_agents.scorer import Scorer, read_inputs
 from kv_agents.training import Course, Log, load_state, mean_return, save_state, steps_with_bar
-from kv_gym import provenance
 from kv_gym.episodes import EpisodeBatch
 
 VALIDATE_EVERY = 20  # iterations
@@ -298,21 +296,15 @@ class Tuner:
 
     def finish(self, path: Path) -> None:
         """Write the checkpoint."""
-        recipe, llm = self.recipe, self.course.llm
-        info = CheckpointInfo(
+        recipe = self.recipe
+        info = self.course.describe(
+            self.scorer,
+            recipe,
+            self.log.rows(),
             method="grpo",
-            scorer=self.scorer.config,
-            model=llm.name,
-            model_fingerprint=llm.fingerprint,
-            env_id=self.course.env_id,
             families=recipe.families or self.start_info.families,
-            budgets=recipe.budgets,
             evict_every=self.evict_every,
-            seed=recipe.seed,
             start=recipe.start,
-            command=provenance.command(),
-            recipe=asdict(recipe),
-            curve=self.log.rows(),
         )
         checkpoints.save(self.scorer, info, path)
 

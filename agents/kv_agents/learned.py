@@ -8,7 +8,6 @@ from torch import Tensor
 
 from kv_agents import checkpoints
 from kv_agents.base import Agent
-from kv_agents.scorer import read_inputs
 from kv_gym.llm.loading import FrozenLLM
 from kv_gym.slots import SlotView
 
@@ -45,7 +44,7 @@ class Learned(Agent):
 
     def score(self, slots: SlotView) -> Tensor:
         """Run the scorer."""
-        return self.scorer(read_inputs(slots, self.info.scorer.inputs))
+        return self.scorer.score(slots)
 
 
 class Foresight(Learned):

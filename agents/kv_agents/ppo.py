@@ -7,7 +7,7 @@ a checkpoint, so that it is an agent like any other.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,6 @@ from kv_agents import checkpoints
 from kv_agents.sb3 import SlotPolicy, SlotVecEnv
 from kv_agents.scorer import Scorer
 from kv_agents.training import Course, Log, load_state, mean_return, progress_bar, save_state
-from kv_gym import provenance
 from kv_gym.config import make_config
 from kv_gym.envs.vector_env import KVEvictVectorEnv
 
@@ -169,8 +168,8 @@ class PPOTrainer:
     def evaluate(self) -> float:
         """Mean return without noise on the validation problems; keeps the best actor."""
         recipe, device = self.recipe, self.course.llm.shape.device
-        names = {"w_loss", "w_attention", "w_correct", "shadow", "evict_every"} & set(self._options())
-        weights = {name: self._options()[name] for name in names}
+        names = ("w_loss", "w_attention", "w_correct", "shadow", "evict_every")
+        weights = {name: value for name, value in self._options().items() if name in names}
         returns, correct = mean_return(
             self.course, recipe.budgets[0], recipe.mode, weights, self.course.validation, self.scorer.to(device)
         )
@@ -187,19 +186,13 @@ class PPOTrainer:
     def finish(self, path: Path) -> None:
         """Write the checkpoint of the best evaluation."""
         self.scorer.load_state_dict(self.best[1])
-        recipe, llm = self.recipe, self.course.llm
-        info = checkpoints.CheckpointInfo(
+        recipe = self.recipe
+        info = self.course.describe(
+            self.scorer,
+            recipe,
+            self.log.rows(),
             method="ppo",
-            scorer=self.scorer.config,
-            model=llm.name,
-            model_fingerprint=llm.fingerprint,
-            env_id=self.course.env_id,
-            budgets=recipe.budgets,
             evict_every=make_config(self.course.env_id, **self._options()).evict_every,
-            seed=recipe.seed,
-            command=provenance.command(),
-            recipe=asdict(recipe),
-            curve=self.log.rows(),
         )
         checkpoints.save(self.scorer, info, path)
 

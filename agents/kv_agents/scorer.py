@@ -142,6 +142,10 @@ class Scorer(nn.Module):
             return scores.reshape(n, layers, heads, slots)
         return scores.reshape(layers, heads, n, slots).permute(2, 0, 1, 3)
 
+    def score(self, slots: SlotView) -> Tensor:
+        """Keep scores [N, L, H_kv, S] at a decision."""
+        return self(read_inputs(slots, self.config.inputs))
+
     def _by_head(self, inputs: Tensor) -> Tensor:
         """Inputs with the MLPs in front, [L * H_kv or 1, rows, F]."""
         if self.config.shared:

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from kv_agents.scorer import Scorer, read_inputs
+from kv_agents.checkpoints import CheckpointInfo
+from kv_agents.scorer import Scorer
+from kv_gym import provenance
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.episodes import EpisodeBatch, is_playable
 from kv_gym.errors import ConfigError
@@ -61,6 +63,21 @@ class Course:
         """Settings at one budget."""
         return make_config(self.env_id, **{**self.options, "budget": budget, "mode": mode, "shadow": shadow})
 
+    def describe(self, scorer: Scorer, recipe: Any, curve: list[dict[str, Any]], **facts: Any) -> CheckpointInfo:
+        """What a checkpoint says of its training: where, how and on which model; `facts` are the method's own."""
+        return CheckpointInfo(
+            scorer=scorer.config,
+            model=self.llm.name,
+            model_fingerprint=self.llm.fingerprint,
+            env_id=self.env_id,
+            budgets=recipe.budgets,
+            seed=recipe.seed,
+            command=provenance.command(),
+            recipe=asdict(recipe),
+            curve=curve,
+            **facts,
+        )
+
     def playable(self, references: Sequence[Reference], config: EnvConfig) -> list[Reference]:
         """Those that can be played and whose reference is right: a wrong text teaches nothing worth keeping."""
         found = [r for r in references if r.correct and is_playable(r, config)]
@@ -92,7 +109,7 @@ def mean_return(
     batch.reset(range(batch.n), playable, [0] * batch.n)
     total = torch.zeros(batch.n, device=batch.length.device)
     while batch.active.any():
-        total += batch.step(scorer(read_inputs(batch.slots(), scorer.config.inputs))).reward
+        total += batch.step(scorer.score(batch.slots())).reward
     return total, float(batch.correct.float().mean())
 
 

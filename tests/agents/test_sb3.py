@@ -83,18 +83,11 @@ def test_policy_evaluates_the_actions_it_took() -> None:
     assert entropy is not None
 
 
-class Course_(Course):
-    """A course of a few short problems."""
-
-    def __init__(self) -> None:
-        super().__init__("KVEvict-AIME-v0", {"evict_every": 8, "max_new_tokens": 120}, (), 8, 4)
-
-
 @pytest.fixture(scope="module")
 def course() -> Course:
     from dataclasses import replace
 
-    made = Course_()
+    made = Course("KVEvict-AIME-v0", {"evict_every": 8, "max_new_tokens": 120}, (), 8, 4)
     made.validation = [replace(reference, correct=True) for reference in made.validation]
     return made
 
