@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from kv_gym.eviction import protected_slots
 from kv_gym.llm.cache import CacheShape, SlotCache
 from kv_gym.llm.loading import FrozenLLM
-from kv_gym.llm.tiny.tokenizer import build_tokenizer
 from kv_gym.slots import Hindsight, SlotView
 
 
 @pytest.fixture(scope="session")
-def random_llm() -> FrozenLLM:
+def random_llm(random_llama: tuple[Any, Any]) -> FrozenLLM:
     """A random Llama of the caches' sizes; agents take its RoPE and its output projection."""
-    tokenizer = build_tokenizer()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=len(tokenizer), max_position_embeddings=2048, initializer_range=0.4,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    return FrozenLLM(LlamaForCausalLM(config), tokenizer, "random-llama")
+    model, tokenizer = random_llama
+    return FrozenLLM(copy.deepcopy(model), tokenizer, "random-llama")  # it changes its model's attention
 
 
 def fill_cache(
