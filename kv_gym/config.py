@@ -52,6 +52,9 @@ class EnvConfig(BaseModel):
     w_loss: float = Field(0.02, ge=0, description="Penalty per unit of loss spike (nats squared).")
     w_attention: float = Field(0.1, ge=0, description="Penalty per unit of attention spike (share of attention).")
     loss_threshold: float = Field(1.5, ge=0, description="Smallest loss increase that counts as a spike, nats.")
+    loss_cap: float | None = Field(
+        None, gt=0, description="A larger loss increase counts as this one, nats; None: it counts in full."
+    )
     attention_threshold: float = Field(0.05, ge=0, le=1, description="Missed attention that is forgiven, share.")
     entropy_threshold: float | None = Field(
         None,

@@ -370,7 +370,7 @@ class EpisodeBatch:
         loss, loss_full = self.surprisal[row, after], self.surprisal_full[row, after]
         watched = counted & (self.entropy_full[row, after] <= self.entropy_below[row])
         terms = {
-            "loss_spike": loss_spike(loss - loss_full, watched, self.config.loss_threshold),
+            "loss_spike": loss_spike(loss - loss_full, watched, self.config.loss_threshold, self.config.loss_cap),
             "attention_spike": attention_spike(missed, self.config.attention_threshold),
         }
         sums = {

@@ -6,7 +6,7 @@ counted in multiples of the average, and everything lies within [-10, 10].
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,11 +80,7 @@ def newer_twin(slots: SlotView) -> Tensor:
     """Highest cosine between a key and any newer key of its head; 0 for the newest slot, [N, L, H_kv, S]."""
     unit = F.normalize(slots.keys.float(), dim=-1)
     older = torch.ones(unit.shape[-2], unit.shape[-2], dtype=torch.bool, device=unit.device).tril()
-    twins = [
-        (unit[:, layer] @ unit[:, layer].transpose(-1, -2)).masked_fill(older, -1).amax(-1)
-        for layer in range(unit.shape[1])  # one layer at a time: S x S per head is large for long caches
-    ]
-    best = torch.stack(twins, 1)
+    best = (unit @ unit.transpose(-1, -2)).masked_fill_(older, -1).amax(-1)
     best[..., -1] = 0
     return best
 
@@ -134,8 +130,17 @@ CONTEXT: tuple[tuple[str, str], ...] = (
 @torch.no_grad()
 def slot_features(slots: SlotView) -> Tensor:
     """Return all columns of `FEATURES`, [N, L, H_kv, S, F] float32, within [-10, 10]."""
+    parts = []
+    for layer in slots.layers():
+        layer.attention(32)  # the longest first: all others are slices of it
+        parts.append(feature_columns(layer, FEATURES))
+    return torch.cat(parts, 1)
+
+
+def feature_columns(slots: SlotView, chosen: Sequence[Feature]) -> Tensor:
+    """Return the columns of some features, as `slot_features` does."""
     columns: list[Tensor] = []
-    for feature in FEATURES:
+    for feature in chosen:
         values = feature.compute(slots)
         columns.extend((values.mean(-2), values.amax(-2)) if feature.grouped else (values,))
     return torch.stack(columns, -1).float().clamp(-LIMIT, LIMIT)

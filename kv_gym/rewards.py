@@ -6,20 +6,22 @@ import torch
 from torch import Tensor
 
 
-def loss_spike(increase: Tensor, watched: Tensor, threshold: float) -> Tensor:
+def loss_spike(increase: Tensor, watched: Tensor, threshold: float, cap: float | None = None) -> Tensor:
     """Mean squared loss increase over watched tokens, counting only increases above the threshold.
 
     Args:
         increase: Loss with evictions minus loss of the full cache, nats, [N, T].
         watched: Tokens whose full-cache entropy is low, [N, T] bool.
         threshold: Nats.
+        cap: An increase beyond it counts as much, nats: a token that is lost is lost, however surely.
 
     Returns:
         [N], nats squared; 0 where nothing is watched.
 
-    Source: ForesightKV, arXiv:2602.03203, RL stage (mean, as in its code; the paper writes a sum).
+    Source: ForesightKV, arXiv:2602.03203, RL stage (mean, as in its code; the paper writes a sum). The cap is ours.
     """
-    squared = torch.where(watched & (increase > threshold), increase.square(), 0.0)
+    counted = increase if cap is None else increase.clamp_max(cap)
+    squared = torch.where(watched & (increase > threshold), counted.square(), 0.0)
     return squared.sum(-1) / watched.sum(-1).clamp_min(1)
 
 

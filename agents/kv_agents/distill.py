@@ -60,13 +60,13 @@ class DistillRecipe:
         seed: Of weights and order.
     """
 
-    inputs: tuple[str, ...] = ("unrotated_keys", "values", "statistics", "features")
+    inputs: tuple[str, ...] = ("unrotated_keys", "values", "statistics", "traits")
     hidden: int = 32
     shared: bool = False
     budgets: tuple[int, ...] = (48, 64, 96, 128)
     families: tuple[str, ...] = ()
-    rounds: int = 120
-    golden_rounds: int = 40
+    rounds: int = 80
+    golden_rounds: int = 60
     width: int = 32
     rows: int = 8
     updates: int = 2

@@ -63,7 +63,7 @@ class GRPORecipe:
     problems: int = 8
     group: int = 8
     credit: Literal["decision", "episode"] = "decision"
-    gamma: float = 0.9
+    gamma: float = 0.95
     w_loss: float = 0.02
     w_attention: float = 0.0
     w_correct: float = 0.0

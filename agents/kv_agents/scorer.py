@@ -7,7 +7,7 @@ so it can be moved from model to model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kv_gym.errors import ConfigError, unknown_name
-from kv_gym.features import context_features, decayed_per_opportunity, multiples_of_average, per_opportunity
+from kv_gym.features import (
+    FEATURES,
+    context_features,
+    decayed_per_opportunity,
+    feature_columns,
+    multiples_of_average,
+    newer_twin,
+    per_opportunity,
+)
 from kv_gym.features import slot_features as features
-from kv_gym.llm.attention import unrotate
+from kv_gym.llm.attention import unrotate, unrotation
 from kv_gym.slots import SlotView
 
+TRAITS = tuple(feature for feature in FEATURES if not feature.grouped and feature.name != "newer_twin")
 HORIZON = 1024
 """Generated tokens that count as one in the context's progress."""
 
@@ -28,25 +37,34 @@ def unrotated_keys(slots: SlotView) -> Tensor:
     """Keys before RoPE, [N, L, H_kv, S, D]: what the token is, apart from where it stands."""
     positions = slots.positions
     table = torch.arange(int(positions.max()) + 1, device=slots.device)[None]
-    cos, sin = (values[0][positions] for values in slots.rotary(table))
+    cos, sin = (F.embedding(positions, values[0]) for values in unrotation(*slots.rotary(table)))
     return unrotate(slots.keys.float(), cos, sin)
 
 
 def attention_statistics(slots: SlotView) -> Tensor:
     """The eight statistics of ForesightKV, each of every query head, [N, L, H_kv, S, 8 group].
 
-    Of the last window's queries: maximum, minimum and mean; means of the last 8, 16 and 32 queries; all and decayed
-    attention since the slot was written, per query. Each as log(1 + multiples of the average slot's share).
+    Of the last window's queries: maximum, minimum and mean, and the means of its last sixteenth, eighth and quarter
+    (the paper's 8, 16 and 32 of 128; at least one query); all and decayed attention since the slot was written, per
+    query. Each as log(1 + multiples of the average slot's share).
 
     Source: ForesightKV, arXiv:2602.03203, section 3. Differs: its code slices the group axis instead of the query axis
         for the last 8, 16 and 32, and serves the plain sum where training had the decayed one; sums are per query here,
         so that `evict_every` and age do not change their scale.
     """
-    window, recent = slots.attention(), slots.attention(32)
-    columns = [window.amax(-2), window.amin(-2), window.mean(-2)]
-    columns += [recent[..., -n:, :].mean(-2) for n in (8, 16, 32)]
+    window = slots.attention()
+    length = window.shape[-2]
+    means = newest_means(window, tuple(max(1, length // part) for part in (1, 16, 8, 4)))  # [N, L, H_kv, g, 4, S]
+    columns = [window.amax(-2), window.amin(-2), *means.unbind(-2)]
     columns += [per_opportunity(slots.total_attention, slots), decayed_per_opportunity(slots)]
-    return multiples_of_average(torch.cat(columns, 3)).transpose(-1, -2)  # [N, L, H_kv, S, 8 g]
+    return multiples_of_average(torch.stack(columns, 3)).flatten(3, 4).transpose(-1, -2)  # [N, L, H_kv, S, 8 g]
+
+
+def newest_means(rows: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """Means over the newest n of the T queries of `rows` [..., T, S], for each n of `counts`, [..., C, S]."""
+    ages = torch.arange(rows.shape[-2] - 1, -1, -1, device=rows.device)
+    chosen = (ages < torch.tensor(counts, device=rows.device)[:, None]).to(rows.dtype)  # [C, T]
+    return chosen / chosen.sum(-1, keepdim=True) @ rows
 
 
 def context(slots: SlotView) -> Tensor:
@@ -60,12 +78,19 @@ def age(slots: SlotView) -> Tensor:
     return torch.log1p(slots.age.float())[..., None]
 
 
+def traits(slots: SlotView) -> Tensor:
+    """What is known of a slot beside its attention: the columns `TRAITS` of `kv_gym.features`, [N, L, H_kv, S, 9]."""
+    return feature_columns(slots, TRAITS)
+
+
 INPUTS: dict[str, Callable[[SlotView], Tensor]] = {
     "keys": lambda slots: slots.keys.float(),
     "unrotated_keys": unrotated_keys,
     "values": lambda slots: slots.values.float(),
     "age": age,
     "statistics": attention_statistics,
+    "traits": traits,
+    "newer_twin": lambda slots: newer_twin(slots)[..., None],
     "features": features,
     "context": context,
 }
@@ -100,11 +125,17 @@ class ScorerConfig:
 
 def read_inputs(slots: SlotView, names: tuple[str, ...]) -> Tensor:
     """Gather what a scorer reads, [N, L, H_kv, S, F] float32."""
-    return torch.cat([INPUTS[name](slots) for name in names], -1)
+    return torch.cat(list(_layer_inputs(slots, names)), 1)
+
+
+def _layer_inputs(slots: SlotView, names: tuple[str, ...]) -> Iterator[Tensor]:
+    """The same, layer by layer, each [N, 1, H_kv, S, F]."""
+    for layer in slots.layers():
+        yield torch.cat([INPUTS[name](layer) for name in names], -1)
 
 
 class Scorer(nn.Module):
-    """One hidden layer per layer and KV head (or one for all), on standardised inputs.
+    """An MLP with one hidden layer per layer and KV head (or one for all), on standardised inputs.
 
         s = w2 gelu(W1 (x - mean) / std + b1) + b2
 
@@ -133,18 +164,22 @@ class Scorer(nn.Module):
         self.mean.copy_(rows.mean(1, keepdim=True))
         self.std.copy_(rows.std(1, keepdim=True).clamp_min(1e-3))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Keep scores [N, L, H_kv, S] of inputs [N, L, H_kv, S, F]."""
+    def forward(self, inputs: Tensor, first_layer: int = 0) -> Tensor:
+        """Keep scores [N, L, H_kv, S] of inputs [N, L, H_kv, S, F], whose first layer is the model's `first_layer`."""
         n, layers, heads, slots, _ = inputs.shape
-        x = ((self._by_head(inputs) - self.mean) / self.std).clamp(-10, 10)
-        scores = torch.baddbmm(self.b2, F.gelu(torch.baddbmm(self.b1, x, self.w1)), self.w2)[..., 0]
+        mlps = slice(None) if self.config.shared else slice(first_layer * heads, (first_layer + layers) * heads)
+        w1 = self.w1[mlps] / self.std[mlps].transpose(-1, -2)  # standardising the weights is cheaper than the inputs
+        b1 = self.b1[mlps] - self.mean[mlps] @ w1
+        hidden = F.gelu(torch.baddbmm(b1, self._by_head(inputs), w1))
+        scores = torch.baddbmm(self.b2[mlps], hidden, self.w2[mlps])[..., 0]
         if self.config.shared:
             return scores.reshape(n, layers, heads, slots)
         return scores.reshape(layers, heads, n, slots).permute(2, 0, 1, 3)
 
     def score(self, slots: SlotView) -> Tensor:
         """Keep scores [N, L, H_kv, S] at a decision."""
-        return self(read_inputs(slots, self.config.inputs))
+        layers = enumerate(_layer_inputs(slots, self.config.inputs))
+        return torch.cat([self(inputs, index) for index, inputs in layers], 1)
 
     def _by_head(self, inputs: Tensor) -> Tensor:
         """Inputs with the MLPs in front, [L * H_kv or 1, rows, F]."""

@@ -96,9 +96,21 @@ def masked_softmax(logits: Tensor, visible: Tensor) -> Tensor:
     return torch.nan_to_num(logits.masked_fill(~visible, -math.inf).softmax(-1), nan=0.0)
 
 
+def unrotation(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors for `unrotate` from those of RoPE, which may also stretch."""
+    square = cos.square() + sin.square()
+    return cos / square, sin / square
+
+
 def unrotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Undo RoPE on states [..., T, D]; cos and sin broadcast to their first R channels (halves, as in Llama)."""
-    rotated, plain = states[..., : cos.shape[-1]], states[..., cos.shape[-1] :]
-    first, second = rotated.chunk(2, -1)
-    back = (rotated * cos - torch.cat([-second, first], -1) * sin) / (cos.square() + sin.square())
-    return torch.cat([back, plain], -1)
+    """Undo RoPE on states [..., T, D].
+
+    Args:
+        states: After RoPE, whose channels are paired by halves, as in Llama.
+        cos: From `unrotation`; broadcasts to the first R channels of `states`.
+        sin: Likewise.
+    """
+    size = cos.shape[-1]
+    first, second, plain = states[..., : size // 2], states[..., size // 2 : size], states[..., size:]
+    (cos1, cos2), (sin1, sin2) = cos.chunk(2, -1), sin.chunk(2, -1)
+    return torch.cat([first * cos1 + second * sin1, second * cos2 - first * sin2, plain], -1)

@@ -6,6 +6,7 @@ positions. `FullCache` never evicts and indexes slots by position, so rows of di
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,7 @@ class SlotCache(Cache):
         self.scale = 1.0
         self.length = 0
         self._new = 0  # tokens in the forward under way
+        self._settled: Tensor | None = None  # attention of the window, until the slots change
 
     @property
     def nbytes(self) -> int:
@@ -124,7 +126,7 @@ class SlotCache(Cache):
 
     def begin(self, positions: Tensor) -> None:
         """Announce a forward over tokens at `positions` [N, T]; their slots are the next T."""
-        self._new = positions.shape[1]
+        self._new, self._settled = positions.shape[1], None
         start, self.length = self.length, self.length + self._new
         assert self.length <= self.slots, f"{self.length} slots do not fit into {self.slots}"
         self.positions[..., start : self.length] = positions[None, :, None]
@@ -175,6 +177,8 @@ class SlotCache(Cache):
 
         Exact for queries since the last eviction; older ones are renormalised over what is left.
         """
+        if self._settled is not None and n_queries <= self.evict_every:
+            return self._settled[..., self.evict_every - n_queries :, :]
         keys = self.keys[..., : self.length, :]
         return attention_rows(self.queries[..., self.n_obs - n_queries :, :], keys, self.seen_by(n_queries), self.scale)
 
@@ -188,7 +192,8 @@ class SlotCache(Cache):
         if self.statistics is None:
             return
         window = self.query_positions[:, self.n_obs - self.evict_every :]
-        self.statistics = accumulate(self.statistics, self.rows(self.evict_every), window[None, :, None, :, None])
+        self._settled = self.rows(self.evict_every)
+        self.statistics = accumulate(self.statistics, self._settled, window[None, :, None, :, None])
 
     def carry(self, name: str, fill: float = 0.0) -> Tensor:
         """Return the per-slot state `name`, [L, N, H_kv, S] float32, to be changed in place; new slots hold `fill`."""
@@ -214,7 +219,7 @@ class SlotCache(Cache):
             tensor[..., self.budget :] = self._fills[name]
         if self.statistics is not None:
             self._evict_statistics(self.statistics, keep)
-        self.length = self.budget
+        self.length, self._settled = self.budget, None
 
     def _evict_statistics(self, statistics: SlotStatistics, keep: Tensor) -> None:
         per_query_head = keep[..., None, :].expand(*keep.shape[:-1], self.shape.group, self.budget)
@@ -229,6 +234,15 @@ class SlotCache(Cache):
         carried = [self.carried[name] for name in sorted(self.carried)]
         memories = [self.memories[name] for name in sorted(self.memories)]
         return [self.keys, self.values, self.positions, self.queries, *statistics, *carried, *memories]
+
+    def layer(self, index: int) -> SlotCache:
+        """Return one layer as a cache of its own, L = 1. It shares all memory and is only for reading."""
+        one, here = copy.copy(self), slice(index, index + 1)
+        for name in ("keys", "values", "positions", "queries"):
+            setattr(one, name, getattr(self, name)[here])
+        one.statistics = None if self.statistics is None else self.statistics.at(here)
+        one._settled = None if self._settled is None else self._settled[here]
+        return one
 
     def _share_state(self, other: SlotCache) -> None:
         """Make both caches hold agents' state of the same names."""
@@ -255,6 +269,10 @@ class SlotCache(Cache):
             mine[:, rows] = theirs
         self.query_positions[rows] = part.query_positions
         self.length, self.scale = part.length, part.scale
+        if self._settled is not None and part._settled is not None:
+            self._settled[:, rows] = part._settled
+        else:
+            self._settled = None
 
 
 class FullCache(Cache):

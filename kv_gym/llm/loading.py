@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from kv_gym.errors import ConfigError, UnknownNameError, UnsupportedModelError
-from kv_gym.llm.attention import ATTENTION_NAME, CACHE_KWARG, unrotate
+from kv_gym.llm.attention import ATTENTION_NAME, CACHE_KWARG, unrotate, unrotation
 from kv_gym.llm.cache import CacheShape, FullCache, SlotCache
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class FrozenLLM:
             cache = SlotCache(self.shape, 1, 4, 4)
             self.read(tokens, positions, cache, last_only=True)
             try:
-                cos, sin = self.rotary(positions)
+                cos, sin = unrotation(*self.rotary(positions))
             except AttributeError as error:
                 raise UnsupportedModelError(f"{type(self.model).__name__} has no rotary positions.") from error
             seen.append(unrotate(cache.queries[..., -4:, :].float(), cos[:, None], sin[:, None]))

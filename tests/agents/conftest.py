@@ -122,6 +122,7 @@ def evict_and_read(view: SlotView, keep: Tensor) -> SlotView:
         keys, _ = cache.write(layer, states(shape.n_kv_heads), states(shape.n_kv_heads))
         cache.observe(layer, states(shape.n_q_heads), keys, cache.scale)
     cache.settle()
+    cache._settled = None  # tests change keys and queries afterwards
     return view_cache(view._llm, cache, view.seeds.tolist(), (view.decision + 1).tolist())
 
 

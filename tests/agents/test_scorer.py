@@ -54,16 +54,16 @@ def test_scorer_is_one_mlp_per_head_or_one_for_all(shared: bool) -> None:
 
 
 def test_statistics_are_true_windows_of_queries(make_cache: MakeCache, make_view: MakeView) -> None:
-    view = make_view(make_cache(n=2))
+    view = make_view(make_cache(n=2, evict_every=16))
     found = attention_statistics(view)
     slots = view.shape[-1]
-    window, recent = view.attention(), view.attention(32)
+    window = view.attention()
     row, layer, head, member = 1, 0, 1, 1
 
     def column(statistic: int) -> torch.Tensor:
         return torch.expm1(found[row, layer, head, :, 2 * statistic + member]) / slots
 
-    rows = recent[row, layer, head, member]
+    rows = window[row, layer, head, member]
     for slot in range(slots):
         seen = window[row, layer, head, member, :, slot].tolist()
         age = int(view.age[row, layer, head, slot])
@@ -71,7 +71,7 @@ def test_statistics_are_true_windows_of_queries(make_cache: MakeCache, make_view
         decayed = float(view.decayed_attention[row, layer, head, member, slot])
         expected = [
             max(seen), min(seen), sum(seen) / len(seen),
-            *(float(sum(rows[-n:, slot])) / n for n in (8, 16, 32)),
+            *(float(sum(rows[-n:, slot])) / n for n in (1, 2, 4)),
             total / (age + 1), decayed / sum(DECAY**i for i in range(age + 1)),
         ]  # fmt: skip
         for statistic, value in enumerate(expected):
@@ -101,3 +101,26 @@ def test_scorer_config_names_what_is_wrong() -> None:
         ScorerConfig(("key",), 4, False, 2, 2, 8)
     with pytest.raises(ConfigError, match="hidden=0"):
         ScorerConfig(("keys",), 0, False, 2, 2, 8)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_scorer_gives_the_same_layer_by_layer(shared: bool, make_cache: MakeCache, make_view: MakeView) -> None:
+    view = make_view(make_cache())
+    names = ("keys", "statistics", "traits")
+    inputs = read_inputs(view, names)
+    scorer = Scorer(ScorerConfig(names, 4, shared, 2, 2, inputs.shape[-1])).requires_grad_(False)
+    scorer.standardise(inputs)
+    whole = torch.cat([INPUTS[name](view) for name in names], -1)
+    torch.testing.assert_close(scorer.score(view), scorer(whole), atol=1e-5, rtol=0)
+
+
+def test_state_set_in_a_layer_is_that_of_the_whole(make_cache: MakeCache, make_view: MakeView) -> None:
+    view = make_view(make_cache())
+    for index, layer in enumerate(view.layers()):
+        layer.carry("mine").add_(index + 1)
+        layer.memory("ours", (3,)).add_(index + 1)
+        torch.testing.assert_close(layer.output_weights, view.output_weights[index : index + 1])
+        torch.testing.assert_close(layer.attention(), view.attention()[:, index : index + 1])
+        torch.testing.assert_close(layer.total_attention, view.total_attention[:, index : index + 1])
+    assert view.carry("mine")[:, 0].eq(1).all() and view.carry("mine")[:, 1].eq(2).all()
+    assert view.memory("ours", (3,))[:, 1].eq(2).all()

@@ -127,17 +127,21 @@ def test_the_shadow_is_the_plain_model_on_the_same_tokens(small):
         torch.testing.assert_close(found.float(), missed, atol=1e-5, rtol=0)
 
 
-def test_rewards_are_those_of_the_terms(small):
+@pytest.mark.parametrize(("threshold", "cap"), [(None, None), (2.5, 2.0), (2.5, None)])
+def test_rewards_are_those_of_the_terms(small, threshold, cap):
     llm, config, refs = small
-    batch = EpisodeBatch(llm, config.model_copy(update={"mode": "replay", "w_loss": 0.5}), 1)
+    options = {"mode": "replay", "w_loss": 0.5, "entropy_threshold": threshold, "loss_cap": cap}
+    batch = EpisodeBatch(llm, config.model_copy(update=options), 1)
     batch.reset([0], refs[:1], [0])
     result = batch.step(random_scores(batch))
     spikes = 0.5 * result.terms["loss_spike"] + 0.1 * result.terms["attention_spike"]
     torch.testing.assert_close(result.reward, -spikes)
     after = slice(config.slots + 1, config.slots + 1 + config.evict_every)
     increase = batch.surprisal[0, after] - refs[0].surprisal[after]
-    low = refs[0].entropy[after] <= refs[0].entropy_percentile(0.8)
-    expected = (increase[low & (increase > 1.5)] ** 2).sum() / max(int(low.sum()), 1)
+    low = refs[0].entropy[after] <= (refs[0].entropy_percentile(0.8) if threshold is None else threshold)
+    counted = increase[low & (increase > 1.5)].clamp(max=cap or 1e9)
+    expected = (counted**2).sum() / max(int(low.sum()), 1)
+    assert expected > 0
     torch.testing.assert_close(result.terms["loss_spike"][0], expected)
 
 

@@ -10,6 +10,12 @@ def test_loss_spike_by_hand():
     torch.testing.assert_close(loss_spike(increase, watched, 1.5), torch.tensor([20 / 3, 0.0, 0.0]))
 
 
+def test_loss_spike_counts_no_increase_beyond_its_cap():
+    increase = torch.tensor([[2.0, 1.0, 3.0, 4.0]])
+    watched = torch.tensor([[True, True, False, True]])
+    torch.testing.assert_close(loss_spike(increase, watched, 1.5, cap=3.0), torch.tensor([(4 + 0 + 9) / 3]))
+
+
 def test_attention_spike_by_hand():
     missed = torch.tensor([[[0.05, 0.25], [0.45, 0.0]]])  # [N=1, L=2, H_kv=2]
     torch.testing.assert_close(attention_spike(missed, 0.05), torch.tensor([(0.0 + 0.2 + 0.4 + 0.0) / 4]))

@@ -8,7 +8,7 @@ from families import EVERY, FAMILIES, SIZES, SLOTS, N, evicting_run, plain_model
 from transformers import AutoModelForCausalLM, Phi3Config, Qwen3Config
 
 from kv_gym.errors import UnsupportedModelError
-from kv_gym.llm.attention import unrotate
+from kv_gym.llm.attention import unrotate, unrotation
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.loading import FrozenLLM
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
@@ -111,8 +111,9 @@ def test_unrotate_by_hand():
     cos, sin = torch.tensor([0.6, 0.0, 0.6, 0.0]), torch.tensor([0.8, 1.0, 0.8, 1.0])
     rotated = torch.tensor([[0.6 * 5 - 0.8 * 10, -3.0, 0.8 * 5 + 0.6 * 10, 2.0, 9.0]])
     expected = torch.tensor([[5.0, 2.0, 10.0, 3.0, 9.0]])
-    torch.testing.assert_close(unrotate(rotated, cos, sin), expected, atol=1e-5, rtol=0)
-    scaled = unrotate(rotated * torch.tensor([2.0, 2.0, 2.0, 2.0, 1.0]), 2 * cos, 2 * sin)  # RoPE that stretches by 2
+    torch.testing.assert_close(unrotate(rotated, *unrotation(cos, sin)), expected, atol=1e-5, rtol=0)
+    stretched = rotated * torch.tensor([2.0, 2.0, 2.0, 2.0, 1.0])
+    scaled = unrotate(stretched, *unrotation(2 * cos, 2 * sin))  # RoPE that stretches by 2
     torch.testing.assert_close(scaled, expected, atol=1e-5, rtol=0)
 
 
