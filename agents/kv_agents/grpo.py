@@ -50,14 +50,14 @@ class GRPORecipe:
         minibatches: Optimizer steps a batch.
         clip: Largest change of a draw's probability ratio that is rewarded.
         kl: Weight of the divergence from the start.
-        lr: Learning rate of Adam, constant.
+        lr: Peak learning rate of Adam; falls linearly to zero.
         n_train, n_validation: Problems.
         seed: Of draws and order.
     """
 
     start: str = "foresight"
     mode: Literal["replay", "generate"] = "replay"
-    budgets: tuple[int, ...] = (64, 96, 128)
+    budgets: tuple[int, ...] = (48, 64, 96, 128)
     families: tuple[str, ...] = ()
     iterations: int = 160
     problems: int = 8
@@ -260,6 +260,8 @@ class Tuner:
         with torch.no_grad():
             start = self._log_prob(self.start, rollouts.inputs)
         losses, gaps, clipped = [], [], []
+        for options in self.optimizer.param_groups:
+            options["lr"] = self.recipe.lr * (1 - self.iteration / self.recipe.iterations)
         order = torch.randperm(len(rollouts.advantage), generator=generator).to(rollouts.advantage.device)
         for part in order.tensor_split(self.recipe.minibatches):
             new = self._log_prob(self.scorer, rollouts.inputs[part])
