@@ -57,9 +57,9 @@ class GRPORecipe:
 
     start: str = "foresight"
     mode: Literal["replay", "generate"] = "replay"
-    budgets: tuple[int, ...] = (48, 64, 96, 128)
+    budgets: tuple[int, ...] = (48, 64, 96)
     families: tuple[str, ...] = ()
-    iterations: int = 160
+    iterations: int = 450
     problems: int = 8
     group: int = 8
     credit: Literal["decision", "episode"] = "decision"
@@ -70,8 +70,8 @@ class GRPORecipe:
     temperature: float = 0.15
     minibatches: int = 8
     clip: float = 0.2
-    kl: float = 0.02
-    lr: float = 2e-4
+    kl: float = 0.005
+    lr: float = 3e-4
     n_train: int = 1024
     n_validation: int = 32
     seed: int = 0
