@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import importlib.util
+import io
 import json
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +37,7 @@ class FrozenLLM:
         fingerprint: SHA-256 over weights, config and vocabulary; part of every stored reference and result.
         shape: Sizes for caches.
         stop_ids: Token ids that end a generation.
+        n_vocabulary: Width of the logits.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -51,6 +57,7 @@ class FrozenLLM:
         )
         # A 4-D mask is passed through as it is; ours is never read, visibility comes from the cache.
         self._no_mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=model.device)
+        self.n_vocabulary = int(config.vocab_size)
         self._check_attention()
         stop = model.generation_config.eos_token_id if model.generation_config else None
         stop = tokenizer.eos_token_id if stop is None else stop
@@ -111,9 +118,19 @@ class FrozenLLM:
 
     @functools.cached_property
     def output_weights(self) -> Tensor:
-        """The output projection of each query head, [L, H_kv, group, D, hidden]."""
+        """The output projection of each query head, [L, H_kv, group, D, hidden].
+
+        Raises:
+            UnsupportedModelError: The model's layers do not call it `self_attn.o_proj`.
+        """
         shape = self.shape
-        weights = [layer.self_attn.o_proj.weight for layer in self._decoder.layers]  # each [hidden, H_q * D]
+        try:
+            weights = [layer.self_attn.o_proj.weight for layer in self._decoder.layers]  # each [hidden, H_q * D]
+        except AttributeError as error:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has no self_attn.o_proj in its layers ({error}). Choose an agent that "
+                "does not read the output projection."
+            ) from error
         split = (shape.n_layers, -1, shape.n_kv_heads, shape.group, shape.head_dim)
         return torch.stack(weights).reshape(split).permute(0, 2, 3, 4, 1)
 
@@ -122,9 +139,16 @@ class FrozenLLM:
         """The stack of layers, with its RoPE, as every supported family names it."""
         return self.model.get_decoder()
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt: as the user's turn in the tokenizer's own chat template, where it has one."""
+        if self.tokenizer.chat_template is None:
+            return list(self.tokenizer(text).input_ids)
+        turn = [{"role": "user", "content": text}]
+        return list(self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
+
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, with what the tokenizer puts in front."""
-        return list(self.tokenizer(text).input_ids)
+        """Token ids of a text that goes on after a prompt."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def decode(self, tokens: Tensor | list[int]) -> str:
         """Text of token ids, without special tokens."""
@@ -187,6 +211,8 @@ def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
         json.dumps([str(model.dtype), config.get("rope_parameters"), type(model).__name__], default=str).encode()
     )
     digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
+    if tokenizer.chat_template is not None:  # it decides what the model reads
+        digest.update(json.dumps(tokenizer.chat_template).encode())
     return digest.hexdigest()
 
 
@@ -194,7 +220,7 @@ def load_llm(name: str, revision: str | None = None, dtype: str = "float32", dev
     """Load a model once per process.
 
     Args:
-        name: ``tiny``, a local folder, or a Hugging Face id.
+        name: ``tiny``, a local folder, a local ``.gguf`` file, or a Hugging Face id.
         revision: Hub revision; None for local ones.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         device: A torch device.
@@ -202,7 +228,7 @@ def load_llm(name: str, revision: str | None = None, dtype: str = "float32", dev
     Raises:
         UnknownNameError: No such model here or on the hub.
         UnsupportedModelError: Its layers cannot be evicted slot by slot.
-        ConfigError: Unknown dtype.
+        ConfigError: Unknown dtype, or a ``.gguf`` file without the packages that read it.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
@@ -213,18 +239,47 @@ def load_llm(name: str, revision: str | None = None, dtype: str = "float32", dev
 def _load(name: str, revision: str | None, dtype: str, device: str) -> FrozenLLM:
     path: Any = EMBEDDED.get(name, name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    if name.endswith(".gguf"):
+        path, options["gguf_file"] = _gguf(Path(name))
     try:
         check_supported(AutoConfig.from_pretrained(path, **options).get_text_config())
         transformers_logging.disable_progress_bar()
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=DTYPES[dtype], attn_implementation=ATTENTION_NAME, **options
-        )
-    except (OSError, ValueError) as error:
+        with _silent() if "gguf_file" in options else contextlib.nullcontext():
+            tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=DTYPES[dtype], attn_implementation=ATTENTION_NAME, **options
+            )
+    except (OSError, ValueError, struct.error, IndexError) as error:  # the last two for damaged GGUF files
         raise UnknownNameError(
             f"model {name!r} (revision {revision}) cannot be loaded: it is neither embedded ({', '.join(EMBEDDED)}), "
-            "nor a folder with config.json, nor reachable on the Hugging Face hub. Check the name or pass a folder. "
-            f"({error})"
+            "nor a folder with config.json, nor a readable .gguf file, nor reachable on the Hugging Face hub. Check "
+            f"the name or pass a folder. ({error})"
         ) from error
+    if tokenizer.chat_template == "":  # a GGUF file without one gives an empty text
+        tokenizer.chat_template = None
     model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps torch's method without its types
     return FrozenLLM(model, tokenizer, name)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Swallow the progress bar that transformers draws for GGUF files; it has no switch."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _gguf(path: Path) -> tuple[Path, str]:
+    """Folder and name of a GGUF file, as transformers wants them.
+
+    Raises:
+        UnknownNameError: There is no such file.
+        ConfigError: The packages that read it are missing.
+    """
+    if not path.is_file():
+        raise UnknownNameError(f"model {str(path)!r}: there is no such file. Check the path.")
+    missing = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ConfigError(
+            f"{path.name} needs {' and '.join(missing)} to be read. Install them: pip install kv-gym[gguf]."
+        )
+    return path.parent, path.name

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kv_agents.heuristics.snapkv import SnapKV
 from kv_agents.heuristics.window import KEPT, keep_newest
+from kv_gym.llm.loading import FrozenLLM
 from kv_gym.slots import SlotView
 
 
@@ -33,6 +34,10 @@ class CriticalKV(SnapKV):
     def __init__(self, n_obs: int = 8, kernel: int = 7, first: float = 0.5, eps: float = 1e-4) -> None:
         super().__init__(n_obs, kernel)
         self.first, self.eps = first, eps
+
+    def prepare(self, llm: FrozenLLM) -> None:
+        """See that the model has an output projection to read."""
+        _ = llm.output_weights
 
     def score(self, slots: SlotView) -> Tensor:
         """Rank by attention first, by the attention-weighted output then."""

@@ -5,7 +5,7 @@ import copy
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
 
-from kv_gym.llm.cache import SlotCache
+from kv_gym.llm import check
 
 SIZES = {
     "vocab_size": 63,
@@ -42,26 +42,5 @@ def span(start, stop):
 
 
 def evicting_run(llm, tokens, chunked):
-    """Read with random evictions.
-
-    Returns:
-        (logits from the last prefill token on, the cache, which slots each query could see [L, N, H_kv, T, T]).
-    """
-    generator = torch.Generator().manual_seed(2)
-    cache = SlotCache(llm.shape, N, BUDGET, EVERY, track=True)
-    length = tokens.shape[1]
-    live = torch.ones(llm.shape.n_layers, N, llm.shape.n_kv_heads, 1, length, dtype=torch.bool)
-    seen = [live.expand(-1, -1, -1, SLOTS, -1)]
-    logits = [llm.read(tokens[:, :SLOTS], span(0, SLOTS), cache)[:, -1:]]
-    cache.settle()
-    for start in range(SLOTS, length, EVERY):
-        order = torch.rand(cache.positions.shape, generator=generator).argsort(-1)
-        gone = cache.positions.gather(-1, order[..., BUDGET:])
-        live = live.scatter(-1, gone[..., None, :], False)
-        seen.append(live.expand(-1, -1, -1, EVERY, -1))
-        cache.evict(order[..., :BUDGET].sort(-1).values)
-        steps = [(start, start + EVERY)] if chunked else [(t, t + 1) for t in range(start, start + EVERY)]
-        logits.extend(llm.read(tokens[:, a:b], span(a, b), cache) for a, b in steps)
-        cache.settle()
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    return torch.cat(logits, 1), cache, torch.cat(seen, -2) & causal
+    """Read with random evictions; see `kv_gym.llm.check.evicting_run`."""
+    return check.evicting_run(llm, tokens, BUDGET, EVERY, chunked, track=True)

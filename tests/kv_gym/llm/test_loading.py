@@ -1,10 +1,11 @@
+import copy
 import json
 
 import pytest
 import torch
 
 from kv_gym.errors import ConfigError, UnknownNameError
-from kv_gym.llm.loading import EMBEDDED, load_llm
+from kv_gym.llm.loading import EMBEDDED, FrozenLLM, load_llm
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
 from kv_gym.llm.tiny.train import Recipe, draw_hidden, hidden_slot_mask, model_config
 from kv_gym.problems.aime import AIMESource
@@ -32,7 +33,7 @@ def test_the_tokenizer_round_trips_every_problem():
     assert llm.tokenizer.get_vocab() == build_tokenizer().get_vocab()
     for index in range(16):
         problem = AIMESource().problem("validation", 0, index)
-        ids = llm.encode(problem.prompt + problem.solution)
+        ids = llm.encode_prompt(problem.prompt + problem.solution)
         assert ids[0] == llm.tokenizer.bos_token_id and llm.tokenizer.unk_token_id not in ids
         assert llm.decode(ids) == problem.prompt + problem.solution
 
@@ -62,3 +63,13 @@ def test_hidden_shares_are_drawn_per_row():
     hide = draw_hidden(Recipe(hidden_rows=0.5, hidden_max=0.5), config, 64, 500, torch.Generator().manual_seed(0))
     share = hide.float().mean((1, 2))
     assert hide.shape == (64, 8, 500) and 0.25 < (share == 0).float().mean() < 0.75 and 0.4 < share.max() < 0.55
+
+
+def test_prompts_go_through_the_chat_template(random_llama):
+    model, tokenizer = copy.deepcopy(random_llama)
+    plain = FrozenLLM(copy.deepcopy(model), copy.deepcopy(tokenizer), "plain")
+    turns = "{% for m in messages %}({{ m['content'] }}){% endfor %}"
+    tokenizer.chat_template = turns + "{% if add_generation_prompt %}:{% endif %}"
+    llm = FrozenLLM(model, tokenizer, "chat")
+    assert llm.encode_prompt("1+1") == llm.encode("(1+1):") and plain.encode_prompt("1+1") == tokenizer("1+1").input_ids
+    assert llm.fingerprint != plain.fingerprint, "it decides what the model reads"

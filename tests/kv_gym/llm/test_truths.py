@@ -11,26 +11,9 @@ from transformers import Gemma3TextConfig, MistralConfig
 
 from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.cache import FullCache, SlotCache
+from kv_gym.llm.check import masked_run
 from kv_gym.llm.loading import FrozenLLM
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
-
-
-@torch.no_grad()
-def masked_logits(model, tokens, visible):
-    """Eager forward with `visible` [L, N, H_kv, T, T] bool; returns (logits, attention [L, N, H_q, T, T])."""
-    handles = []
-    group = model.config.num_attention_heads // model.config.num_key_value_heads
-    for layer, mask in zip(model.model.layers, visible, strict=True):
-        additive = torch.zeros(mask.shape).masked_fill(~mask, float("-inf")).repeat_interleave(group, 1)
-
-        def substitute(module, args, kwargs, additive=additive):
-            return args, kwargs | {"attention_mask": additive}
-
-        handles.append(layer.self_attn.register_forward_pre_hook(substitute, with_kwargs=True))
-    output = model(tokens, position_ids=span(0, tokens.shape[1]), output_attentions=True)
-    for handle in handles:
-        handle.remove()
-    return output.logits, torch.stack(output.attentions)
 
 
 def test_no_eviction_is_the_plain_model(models, tokens):
@@ -45,7 +28,7 @@ def test_no_eviction_is_the_plain_model(models, tokens):
 def test_evicting_is_masking_those_slots_per_layer_and_head(models, tokens):
     plain, llm = models
     logits, cache, visible = evicting_run(llm, tokens, chunked=False)
-    expected, _ = masked_logits(plain, tokens, visible)
+    expected = masked_run(plain, tokens, visible).logits
     torch.testing.assert_close(logits, expected[:, SLOTS - 1 :], atol=1e-5, rtol=0)
     unmasked = plain(tokens).logits[:, SLOTS - 1 :]
     assert (logits - unmasked).abs().max() > 1e-3, "the evictions must matter for the test to mean anything"
@@ -65,7 +48,7 @@ def test_chunked_reading_is_one_by_one(models, tokens):
 def test_accumulators_are_a_recomputation_from_all_rows(models, tokens):
     plain, llm = models
     _, cache, visible = evicting_run(llm, tokens, chunked=True)
-    _, attention = masked_logits(plain, tokens, visible)
+    attention = torch.stack(masked_run(plain, tokens, visible, attention=True).attentions)
     length = tokens.shape[1]
     rows = attention.unflatten(2, (llm.shape.n_kv_heads, llm.shape.group))  # [L, N, H_kv, g, T, T]
     rows = rows.gather(-1, cache.positions[..., None, None, :].expand(*rows.shape[:-1], -1))  # of the live slots

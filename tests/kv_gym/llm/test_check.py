@@ -1,0 +1,60 @@
+"""`kv-gym models check`: right models pass, and every kind of wrong cache is seen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from kv_gym.llm import check
+from kv_gym.llm.cache import SlotCache
+from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.tiny.tokenizer import build_tokenizer
+
+
+def test_every_family_holds_the_truths(models: tuple[object, FrozenLLM]) -> None:
+    _, llm = models
+    assert [truth.held for truth in check.check_truths(llm)] == [True] * 3
+    assert check.missing_parts(llm) == []
+
+
+@pytest.fixture
+def llm(random_llama) -> FrozenLLM:
+    import copy
+
+    model, tokenizer = random_llama
+    return FrozenLLM(copy.deepcopy(model), tokenizer, "random-llama")
+
+
+def held(llm: FrozenLLM) -> list[bool]:
+    return [truth.held for truth in check.check_truths(llm)]
+
+
+def test_positions_of_the_shrunken_cache_are_seen(llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = llm.read
+    monkeypatch.setattr(
+        llm, "read", lambda tokens, positions, cache: read(tokens, positions - positions[:, :1] + cache.length, cache)
+    )
+    assert held(llm) == [True, False, True]
+
+
+def test_evicting_other_slots_is_seen(llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    evict = SlotCache.evict
+    monkeypatch.setattr(SlotCache, "evict", lambda cache, keep: evict(cache, keep.roll(1, 2)))  # of the next head
+    assert held(llm) == [True, False, True]
+
+
+def test_a_chunk_that_sees_its_future_is_seen(llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SlotCache, "visible", lambda cache, length, group: None)
+    assert held(llm)[0] is False and held(llm)[2] is False
+
+
+def test_what_a_model_lacks_is_named() -> None:
+    config = GPTNeoXConfig(
+        vocab_size=63, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, rotary_pct=1.0
+    )
+    torch.manual_seed(0)
+    llm = FrozenLLM(GPTNeoXForCausalLM(config), build_tokenizer(), "neox")
+    assert held(llm) == [True] * 3
+    (missing,) = check.missing_parts(llm)
+    assert "output projection" in missing and "GPTNeoXForCausalLM has no self_attn.o_proj" in missing
