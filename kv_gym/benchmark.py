@@ -26,7 +26,7 @@ from kv_gym.config import EnvConfig, env_page, make_config
 from kv_gym.episodes import EpisodeBatch, EpisodeRecord, is_playable
 from kv_gym.errors import ConfigError, ScoreError
 from kv_gym.llm.loading import FrozenLLM, load_llm
-from kv_gym.problems import Problem, problem_source
+from kv_gym.problems import Problem, problem_count, problem_source
 from kv_gym.reference import Reference, ReferenceStore, answer_start
 from kv_gym.rows import EpisodeRow, RowFile, RowKey, RunRow, sha256_of
 
@@ -82,7 +82,7 @@ class Bench:
         budgets: Slots; default is the page's.
         problems: The first so many of the problem set; default is the page's.
         seeds: Episode seeds 0 to `seeds - 1`.
-        modes: `generate`, `replay` or both.
+        modes: `generate`, `replay` or both; default is the page's.
         width: Episodes side by side.
         options: Other settings of the environment. Environments play the train split; the benchmark plays test.
     """
@@ -92,13 +92,14 @@ class Bench:
     budgets: Sequence[int] = ()
     problems: int | None = None
     seeds: int = 1
-    modes: Sequence[Mode] = MODES
+    modes: Sequence[Mode] = ()
     width: int = WIDTH
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         defaults = env_page(self.env_id).bench
         object.__setattr__(self, "budgets", tuple(dict.fromkeys(self.budgets or defaults.budgets)))
+        object.__setattr__(self, "modes", tuple(self.modes or defaults.modes))
         object.__setattr__(self, "problems", defaults.problems if self.problems is None else self.problems)
         for name in ("problems", "seeds", "width"):
             if getattr(self, name) < 1:
@@ -225,7 +226,7 @@ def plays(reference: Reference, config: EnvConfig) -> bool:
 def prepare(llm: FrozenLLM, bench: Bench, config: EnvConfig, progress: Progress) -> list[Episode]:
     """Return an episode for every problem and seed, with the full-cache generation of each."""
     source = problem_source(config.problems)
-    problems = [source.problem(config.split, config.problem_seed, index) for index in range(config.n_problems)]
+    problems = [source.problem(config.split, config.problem_seed, index) for index in range(problem_count(config))]
     wanted = [(problem, seed) for problem in problems for seed in range(bench.seeds)]
     store = ReferenceStore(llm, config)
     keys = [store.key(problem, seed) for problem, seed in wanted]

@@ -55,6 +55,8 @@ class Trainers(TyperGroup):
         return typer.main.get_command(trainer)
 
 
+models_app = typer.Typer(help="Frozen LLMs: list what was measured, or check one of your own.")
+app.add_typer(models_app, name="models")
 app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME --help`)."), name="train")
 
 
@@ -117,8 +119,11 @@ def bench(
     split: Annotated[SplitChoice, typer.Option(help="Split of the problems.")] = SplitChoice.test,
     seeds: Annotated[int, typer.Option(help="Episodes per problem, with seeds 0, 1, ...")] = 1,
     mode: Annotated[
-        ModeChoice, typer.Option(help="generate measures accuracy, replay measures losses and missed attention.")
-    ] = ModeChoice.both,
+        ModeChoice | None,
+        typer.Option(
+            help="generate measures accuracy, replay measures losses and missed attention. Default: the env's page."
+        ),
+    ] = None,
     width: Annotated[int, typer.Option(help="Episodes side by side.")] = 32,
     out: Annotated[
         Path | None, typer.Option(help="Folder of rows, report and plot. Default: runs/bench/ENV_ID.")
@@ -222,6 +227,60 @@ def envs() -> None:
     _console().print(table)
 
 
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context) -> None:
+    """List the models that were measured with the full cache, and the families that are tested."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.table import Table
+
+    from kv_gym.llm.known import known_models
+
+    known = known_models()
+    columns = ("model", "architecture", "size", "layers", "query/KV heads", "full cache: accuracy (problems, tokens)")
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for model in known.models:
+        figures = [f"{m.env_id} {m.accuracy:g}% ({m.problems}, {m.tokens})" for m in model.measured]
+        name = f"{model.id} ({model.file})" if model.file else model.id
+        heads = f"{model.q_heads}/{model.kv_heads} x {model.head_dim}"
+        table.add_row(name, model.architecture, model.size, str(model.layers), heads, "; ".join(figures))
+    _console().print(table)
+    _say(f"Families tested with random weights: {', '.join(known.families)}. Another one: kv-gym models check ID")
+
+
+@models_app.command()
+def check(
+    model: Annotated[str, typer.Argument(help="`tiny`, a hub id, a local folder or a .gguf file.")],
+    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+    device: Annotated[str, typer.Option(help="torch device.")] = "cpu",
+) -> None:
+    """Prove on a model that evicting slots does what it says, and say what is unsupported. Exits with 1 if it does not.
+
+    The model is loaded in float32, because rounding in shorter types hides mistakes.
+    """
+    from rich.table import Table
+
+    from kv_gym.llm.check import ALLOWED, check_truths, missing_parts
+    from kv_gym.llm.loading import load_llm
+
+    llm = load_llm(model, revision, "float32", device)
+    shape, truths = llm.shape, check_truths(llm)
+    table = Table("truth", "largest difference", "allowed", "", box=None, pad_edge=False, header_style="bold")
+    for truth in truths:
+        table.add_row(truth.claim, f"{truth.gap:.1e}", f"{ALLOWED:.0e}", "holds" if truth.held else "DOES NOT HOLD")
+    console = _console()
+    console.print(table)
+    template = "its own" if llm.tokenizer.chat_template else "none, prompts are read as they are"
+    console.print(
+        f"{type(llm.model).__name__}: {shape.n_layers} layers, {shape.n_q_heads} query and {shape.n_kv_heads} KV heads "
+        f"of {shape.head_dim}; a slot in all of them is {shape.slot_bytes:,} bytes. Chat template: {template}."
+    )
+    for missing in missing_parts(llm):
+        console.print(f"Not supported, {missing}")
+    if not all(truth.held for truth in truths):
+        raise typer.Exit(1)
+
+
 def parse_pairs(pairs: list[str], option: str = "--set ") -> dict[str, Any]:
     """Read the `KEY=VALUE` pairs of an option; values are YAML.
 
@@ -261,8 +320,8 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
 
 
 def _plan(
-    env_id: str, names: list[str], budgets: list[int], problems: int | None, seeds: int, mode: ModeChoice, width: int,
-    options: dict[str, Any],
+    env_id: str, names: list[str], budgets: list[int], problems: int | None, seeds: int, mode: ModeChoice | None,
+    width: int, options: dict[str, Any],
 ) -> Bench:  # fmt: skip
     from kv_gym.config import env_page, make_config
 
@@ -272,7 +331,7 @@ def _plan(
     from kv_gym.agents import agent_entries, load_agent
     from kv_gym.benchmark import MODES, Bench
 
-    modes = [known for known in MODES if mode in (ModeChoice.both, known)]
+    modes = [known for known in MODES if mode in (ModeChoice.both, known)]  # none: those of the page
     loaded = []
     if names == [ALL_AGENTS]:
         names = list(agent_entries())

@@ -116,6 +116,7 @@ class BenchDefaults(BaseModel):
     agents: list[str]
     budgets: list[int]
     problems: int
+    modes: list[Literal["generate", "replay"]] = ["generate", "replay"]
 
 
 EnvPage.model_rebuild()

@@ -55,13 +55,13 @@ def extract_answer(text: str) -> str | None:
     if not boxes:
         return None
     start = boxes[-1].end()
-    end = _closing_brace(text, start)
+    end = closing_brace(text, start)
     if end is None or end - start > MAX_ANSWER_CHARS:
         return None
     return text[start:end].strip()
 
 
-def _closing_brace(text: str, start: int) -> int | None:
+def closing_brace(text: str, start: int) -> int | None:
     r"""Return the index of the brace closing the one before `start`; ``\{`` and ``\}`` are characters, not groups."""
     depth = 1
     for brace in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):

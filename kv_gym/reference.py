@@ -1,7 +1,8 @@
 """Full-cache generations: what the frozen LLM writes when nothing is evicted.
 
 Before the first eviction an episode is its reference, so `reset` reads a known text. A reference also holds the loss
-and entropy of every token under the full cache. It is made once per (model, problem, decoding) and stored.
+and entropy of every token under the full cache. It is made once per (model, problem, decoding) and stored. Where a
+problem comes with a recorded trace, the LLM reads that and writes only the answer.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from torch import Tensor
 from kv_gym.config import EnvConfig
 from kv_gym.decoding import Decoding, surprisal_and_entropy, uniform_draws
 from kv_gym.errors import ReferenceFileError
-from kv_gym.grading import is_correct
+from kv_gym.grading import closing_brace, is_correct
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.loading import FrozenLLM
 from kv_gym.problems import Problem
 
 FORMAT = 1
 BOX = "\\boxed{"
+ANSWER_CALL = "\n\nThe final answer is $"  # goes behind a trace that never opens a box
+LOGITS_AT_ONCE = 2**26  # numbers; a prompt is read in chunks whose logits are no more than that
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class ReferenceStore:
     def __init__(self, llm: FrozenLLM, config: EnvConfig, folder: Path | None = None) -> None:
         self.llm = llm
         self.decoding = Decoding(config.temperature, config.top_p, config.top_k)
-        self.max_new_tokens = config.max_new_tokens
+        self.max_new_tokens, self.max_answer_tokens = config.max_new_tokens, config.max_answer_tokens
         base = folder or Path(os.environ.get("KV_GYM_CACHE") or user_cache_path("kv-gym"))
         self.folder = base / "references" / llm.fingerprint[:16]
         self._known: dict[str, Reference] = {}
@@ -86,6 +89,8 @@ class ReferenceStore:
         parts = [FORMAT, self.llm.fingerprint, problem.prompt, problem.answer, self.max_new_tokens, decoding]
         if self.decoding.temperature:
             parts.append(seed)
+        if problem.trace:
+            parts += [problem.trace, self.max_answer_tokens]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def get(
@@ -117,8 +122,9 @@ class ReferenceStore:
         for start in range(0, len(missing), width):
             part = missing[start : start + width]
             made = generate_references(
-                self.llm, [problems[i] for i in part], [seeds[i] for i in part], self.decoding, self.max_new_tokens
-            )
+                self.llm, [problems[i] for i in part], [seeds[i] for i in part], self.decoding, self.max_new_tokens,
+                self.max_answer_tokens,
+            )  # fmt: skip
             for i, reference in zip(part, made, strict=True):
                 self._store(keys[i], reference)
             if progress:
@@ -192,30 +198,39 @@ def content_hash(fingerprint: str, tokens: Tensor, surprisal: Tensor, entropy: T
     return digest.hexdigest()
 
 
+def traced_tokens(llm: FrozenLLM, trace: str, longest: int) -> list[int]:
+    """Token ids of a recorded trace up to its last box, which is left open for the LLM; at most `longest` of them."""
+    head, box, _ = trace.rpartition(BOX)
+    call = llm.encode(BOX if box else ANSWER_CALL + BOX)
+    return llm.encode(head if box else trace)[: longest - len(call)] + call
+
+
 @torch.no_grad()
 def generate_references(
-    llm: FrozenLLM, problems: list[Problem], seeds: list[int], decoding: Decoding, max_new_tokens: int
+    llm: FrozenLLM,
+    problems: list[Problem],
+    seeds: list[int],
+    decoding: Decoding,
+    max_new_tokens: int,
+    max_answer_tokens: int,
 ) -> list[Reference]:
-    """Let the LLM solve problems side by side with the full cache."""
+    """Let the LLM solve problems side by side with the full cache; behind a trace it only writes the answer."""
     device = llm.shape.device
-    prompts = [llm.encode(problem.prompt) for problem in problems]
+    prompts = [llm.encode_prompt(problem.prompt) for problem in problems]
+    traces = [traced_tokens(llm, p.trace, max_new_tokens) if p.trace else [] for p in problems]
     n, n_prompt = len(prompts), torch.tensor([len(p) for p in prompts], device=device)
-    capacity = int(n_prompt.max()) + max_new_tokens
+    n_known = n_prompt + torch.tensor([len(trace) for trace in traces], device=device)
+    end = n_known + torch.tensor([max_answer_tokens if trace else max_new_tokens for trace in traces], device=device)
+    capacity = int(end.max())
     tokens = torch.zeros(n, capacity + 1, dtype=torch.long, device=device)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(prompt, device=device)
+    for row, known in enumerate(prompt + trace for prompt, trace in zip(prompts, traces, strict=True)):
+        tokens[row, : len(known)] = torch.tensor(known, device=device)
     surprisal, entropy = torch.zeros(n, capacity + 1, device=device), torch.zeros(n, capacity + 1, device=device)
     draws = torch.stack([uniform_draws(seed, capacity + 1) for seed in seeds]).to(device)
     cache = FullCache(llm.shape, n, capacity)
-    longest = int(n_prompt.max())
-    positions = torch.arange(longest, device=device).expand(n, -1)
-    # Prompts are padded on the right: padding sits at later positions, unseen, and is overwritten as the text grows.
-    logits = llm.read(tokens[:, :longest], positions, cache)
-    surprisal[:, 1:longest], entropy[:, 1:longest] = surprisal_and_entropy(logits[:, :-1], tokens[:, 1:longest])
+    logits = _read_known(llm, cache, tokens, n_known, surprisal, entropy)
     rows = torch.arange(n, device=device)
-    logits = logits[rows, n_prompt - 1]
-    length = n_prompt.clone()
-    end = n_prompt + max_new_tokens
+    length = n_known.clone()
     stop_ids = torch.tensor(llm.stop_ids, device=device)
     active = torch.ones(n, dtype=torch.bool, device=device)
     while True:
@@ -230,10 +245,42 @@ def generate_references(
             break
         logits = llm.read(tokens[rows, length][:, None], length[:, None], cache, last_only=True)[:, 0]
         length = length + active.long()
+    for i, problem in enumerate(problems):
+        if problem.trace:
+            end[i] = n_known[i] + answer_length(llm, tokens[i, n_known[i] : end[i]])
     return [
         _reference(llm, problem, tokens[i, : end[i]], int(n_prompt[i]), surprisal[i, : end[i]], entropy[i, : end[i]])
         for i, problem in enumerate(problems)
     ]
+
+
+def answer_length(llm: FrozenLLM, tokens: Tensor) -> int:
+    """Tokens up to the one that closes the box that is open before them; all of them if none does."""
+    for length in range(1, len(tokens) + 1):
+        if closing_brace(llm.decode(tokens[:length]), 0) is not None:
+            return length
+    return len(tokens)
+
+
+def _read_known(
+    llm: FrozenLLM, cache: FullCache, tokens: Tensor, n_known: Tensor, surprisal: Tensor, entropy: Tensor
+) -> Tensor:
+    """Read what is known of each row, filling losses and entropies; return the logits after its last token, [N, V].
+
+    Rows are padded on the right: padding sits at later positions, unseen, and is overwritten as the text grows.
+    """
+    n, longest = len(tokens), int(n_known.max())
+    last = torch.zeros(n, llm.n_vocabulary, device=tokens.device)
+    chunk = max(1, LOGITS_AT_ONCE // (n * llm.n_vocabulary))
+    for start in range(0, longest, chunk):
+        stop = min(start + chunk, longest)
+        positions = torch.arange(start, stop, device=tokens.device)
+        logits = llm.read(tokens[:, start:stop], positions.expand(n, -1), cache)
+        after = positions + 1
+        surprisal[:, after], entropy[:, after] = surprisal_and_entropy(logits, tokens[:, after])
+        ends = (n_known > start) & (n_known <= stop)
+        last[ends] = logits[ends, n_known[ends] - 1 - start]
+    return last
 
 
 def _reference(

@@ -49,7 +49,9 @@ class Course:
 
     def _references(self, config: EnvConfig, split: str, n: int, families: Sequence[str]) -> list[Reference]:
         source = problem_source(config.problems)
-        problems = [source.problem(split, config.problem_seed, index) for index in range(n)]
+        problems = [
+            source.problem(split, config.problem_seed, index) for index in range(min(n, source.size(split) or n))
+        ]
         chosen = [problem for problem in problems if not families or problem.family in families]
         if not chosen:
             known = sorted({problem.family for problem in problems})

@@ -19,7 +19,7 @@ from kv_gym.envs.observations import Observation, make_observation_space, observ
 from kv_gym.episodes import EpisodeBatch, StepResult, is_playable
 from kv_gym.errors import ActionError, ConfigError, unknown_name
 from kv_gym.llm.loading import FrozenLLM, load_llm
-from kv_gym.problems import Problem, problem_source
+from kv_gym.problems import Problem, problem_count, problem_source
 from kv_gym.reference import Reference, ReferenceStore
 
 METADATA: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
@@ -51,7 +51,7 @@ class ProblemSet:
                 "max_new_tokens."
             )
         self.llm, self.config = llm, config
-        self.source = problem_source(config.problems)
+        self.source, self.size = problem_source(config.problems), problem_count(config)
         self.store = ReferenceStore(llm, config)
 
     def problem(self, index: int) -> Problem:
@@ -60,7 +60,7 @@ class ProblemSet:
         Raises:
             ConfigError: There is none.
         """
-        n = self.config.n_problems
+        n = self.size
         if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < n:
             raise ConfigError(
                 f"problem={index!r} is not in this env; its problems are 0 to {n - 1}. Choose one or raise n_problems."
@@ -77,7 +77,7 @@ class ProblemSet:
         Raises:
             ConfigError: No problem can be played.
         """
-        n, tried, width = self.config.n_problems, 0, 1
+        n, tried, width = self.size, 0, 1
         while tried < n:
             indices = [(start + i) % n for i in range(tried, min(tried + width, n))]
             for reference in self.solve(indices, [seed] * len(indices)):
@@ -96,7 +96,7 @@ class ProblemSet:
         fitting = [
             (problem, seed)
             for problem, seed in zip(map(self.problem, indices), seeds, strict=True)
-            if len(self.llm.encode(problem.prompt)) <= self.config.max_prompt_tokens
+            if len(self.llm.encode_prompt(problem.prompt)) <= self.config.max_prompt_tokens
         ]
         return self.store.get([problem for problem, _ in fitting], [seed for _, seed in fitting]) if fitting else []
 
@@ -150,7 +150,7 @@ class EvictionCore:
                 not change the rest of the stream.
             problems: A problem index for each row, or None to draw it.
         """
-        drawn = [int(rng.integers(self.config.n_problems)) for rng in rngs]
+        drawn = [int(rng.integers(self.problems.size)) for rng in rngs]
         seeds = [int(rng.integers(2**32)) for rng in rngs]
         starts = [index if problem is None else problem for index, problem in zip(drawn, problems, strict=True)]
         self.problems.solve(starts, seeds)  # new ones side by side

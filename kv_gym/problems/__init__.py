@@ -1,21 +1,38 @@
 """Where problems come from: one file per source."""
 
+import functools
+from pathlib import Path
+
+from kv_gym.config import EnvConfig
 from kv_gym.errors import unknown_name
 from kv_gym.problems.aime import AIMESource
 from kv_gym.problems.base import Problem, ProblemSource
+from kv_gym.problems.recorded import HUB_SETS, read_file, read_hub
 
-SOURCES: dict[str, type[ProblemSource]] = {"aime": AIMESource}
+MADE: dict[str, type[ProblemSource]] = {"aime": AIMESource}
 
 
+@functools.cache
 def problem_source(name: str) -> ProblemSource:
-    """Return the source called `name`.
+    """Return the source called `name`, or that of a local `.jsonl` file.
 
     Raises:
         UnknownNameError: There is none.
+        ConfigError: A recorded set is neither here nor to be had.
     """
-    if name not in SOURCES:
-        raise unknown_name("problem source", name, SOURCES)
-    return SOURCES[name]()
+    if name in MADE:
+        return MADE[name]()
+    if name.endswith(".jsonl"):
+        return read_file(Path(name))
+    if name in HUB_SETS:
+        return read_hub(name)
+    raise unknown_name("problem source", name, [*MADE, *HUB_SETS], fix="Or give a local file: problems=my.jsonl.")
 
 
-__all__ = ["Problem", "ProblemSource", "problem_source"]
+def problem_count(config: EnvConfig) -> int:
+    """Problems of an env: `n_problems`, or as many as there are."""
+    size = problem_source(config.problems).size(config.split)
+    return config.n_problems if size is None else min(config.n_problems, size)
+
+
+__all__ = ["Problem", "ProblemSource", "problem_count", "problem_source"]

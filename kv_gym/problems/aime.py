@@ -153,6 +153,10 @@ class AIMESource:
     name = "aime"
     families = tuple(FAMILIES)
 
+    def size(self, split: str) -> int | None:
+        """There is no last problem."""
+        return None
+
     def problem(self, split: str, seed: int, index: int) -> Problem:
         """Return problem `index` of `split`; the same arguments always give the same problem."""
         family = self.families[index % len(self.families)]

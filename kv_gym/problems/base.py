@@ -21,6 +21,7 @@ class Problem:
         answer: Gold answer as text; graded by mathematics, not by string.
         solution: A written-out solution with the boxed answer, or "" where none is known. Used to train the embedded
             model; environments never read it.
+        trace: Somebody's recorded reasoning, read in place of the LLM's own, or "". `answer` is what it comes to.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Problem:
     prompt: str
     answer: str
     solution: str = ""
+    trace: str = ""
 
 
 class ProblemSource(Protocol):
@@ -35,6 +37,10 @@ class ProblemSource(Protocol):
 
     name: str
     families: tuple[str, ...]
+
+    def size(self, split: str) -> int | None:
+        """Number of problems of a split; None is without end."""
+        ...
 
     def problem(self, split: str, seed: int, index: int) -> Problem:
         """Return problem `index` of `split`."""

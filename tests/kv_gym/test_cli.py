@@ -14,6 +14,8 @@ import pytest
 
 from kv_gym import agents, cli
 from kv_gym.errors import ConfigError
+from kv_gym.llm.cache import SlotCache
+from kv_gym.llm.known import known_models
 from kv_gym.rows import read_rows
 
 ENV = "KVEvict-AIME-v0"
@@ -196,6 +198,43 @@ def test_without_agents_the_message_says_what_to_do(run: Run, monkeypatch: pytes
     monkeypatch.setattr(agents, "entry_points", lambda group: [])
     code, _, err = run("agents")
     assert code == 2 and "pip install -e ." in err
+
+
+def test_models_are_listed_with_what_was_measured(run: Run) -> None:
+    code, out, err = run("models")
+    assert code == 0 and "tiny" in out and "4/2 x 32" in out and "qwen3" in err
+    for model in known_models().models:
+        for figure in model.measured:
+            assert f"{figure.env_id} {figure.accuracy:g}%" in out
+
+
+def test_a_model_is_checked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = run("models", "check", "tiny")
+    assert code == 0 and out.count("holds") == 3 and "4 query and 2 KV heads of 32" in out
+    evict = SlotCache.evict
+    monkeypatch.setattr(SlotCache, "evict", lambda cache, keep: evict(cache, keep.roll(1, 2)))
+    code, out, _ = run("models", "check", "tiny")
+    assert code == 1 and out.count("DOES NOT HOLD") == 1
+    code, _, err = run("models", "check", "tinny")
+    assert code == 2 and "UnknownNameError" in err
+
+
+def test_traces_are_replayed_and_an_official_set_is_solved(run: Run, random_model: Path, tmp_path: Path) -> None:
+    """Both kinds of recorded set, end to end, from local files with a small model."""
+    row = {"problem": "1 + 1?", "answer": "2"}
+    (tmp_path / "set.jsonl").write_text((json.dumps(row) + "\n") * 2)
+    (tmp_path / "traces.jsonl").write_text(json.dumps(row | {"trace": "1 + 1 is 2. " * 20 + "\\boxed{2}"}) + "\n")
+    small = [f"--set=model={random_model}", "--set=dtype=float32", "--set=evict_every=16", "--set=max_new_tokens=240"]
+    for env_id, file, modes in (("Traces", "traces", {"replay"}), ("AIME24", "set", {"generate", "replay"})):
+        code, out, _ = run(
+            "bench", f"KVEvict-{env_id}-v0", "--agent", "full", "--agent", "h2o", "--budget", 64, "--seeds", 2,
+            f"--set=problems={file}.jsonl", "--no-plot", *small,
+        )  # fmt: skip
+        assert code == 0 and "h2o" in out
+        rows = read_rows(tmp_path / "runs" / "bench" / f"KVEvict-{env_id}-v0" / "rows.jsonl").episodes.values()
+        assert {r.mode for r in rows} == modes and all(r.failed is None for r in rows)
+        assert {r.seed for r in rows} == ({0, 1} if env_id == "AIME24" else {0}), "greedy episodes need one seed"
+        assert {r.n_steps > 0 for r in rows if r.agent == "h2o"} == {True}
 
 
 def test_envs_are_listed(run: Run) -> None:

@@ -5,9 +5,10 @@ import torch
 
 from kv_gym.config import make_config
 from kv_gym.errors import ReferenceFileError
+from kv_gym.llm.cache import FullCache
 from kv_gym.llm.loading import load_llm
-from kv_gym.problems import problem_source
-from kv_gym.reference import ReferenceStore, answer_start
+from kv_gym.problems import Problem, problem_source
+from kv_gym.reference import ANSWER_CALL, ReferenceStore, answer_length, answer_start, traced_tokens
 
 PROBLEMS = [problem_source("aime").problem("validation", 0, i) for i in range(3)]
 
@@ -79,3 +80,52 @@ def test_the_answer_starts_after_the_last_box():
     unboxed = torch.tensor([*llm.encode("abc"), *llm.stop_ids])
     reference = Reference(PROBLEMS[0], unboxed, 1, zeros, zeros, "eos", False, "")
     assert answer_start(llm, reference) == len(unboxed) - 1
+
+
+TRACE = "1 + 1 is 3, no: \\boxed{3} is wrong, it is 2. So \\boxed{2} it is."
+
+
+def test_a_trace_is_read_and_its_last_box_is_left_to_the_llm(config, tmp_path):
+    llm = load_llm(config.model)
+    problem = Problem("mine/0", "all", "1 + 1?", "2", trace=TRACE)
+    (reference,) = ReferenceStore(llm, config.model_copy(update={"max_new_tokens": 200}), tmp_path).get([problem])
+    head = "1 + 1 is 3, no: \\boxed{3} is wrong, it is 2. So \\boxed{"
+    known = [*llm.encode_prompt(problem.prompt), *llm.encode(head)]
+    assert reference.tokens[: len(known)].tolist() == known and len(known) < len(reference) <= len(known) + 32
+    assert answer_start(llm, reference) == len(known)
+    log_p = llm.model(reference.tokens[None], **plain_options(llm, reference)).logits[0].log_softmax(-1)
+    every = torch.arange(1, len(reference))
+    torch.testing.assert_close(reference.surprisal[1:], -log_p[every - 1, reference.tokens[1:]], atol=1e-4, rtol=0)
+    assert torch.equal(reference.tokens[len(known) :], log_p[len(known) - 1 : -1].argmax(-1))
+
+
+def plain_options(llm, reference):
+    cache = FullCache(llm.shape, 1, len(reference))
+    positions = torch.arange(len(reference))[None]
+    cache.begin(positions)
+    return {"position_ids": positions, "past_key_values": cache, "kv_gym_cache": cache, "attention_mask": llm._no_mask}
+
+
+def test_a_trace_without_a_box_gets_one_and_a_long_one_is_cut(config):
+    llm = load_llm(config.model)
+    call = llm.encode(ANSWER_CALL + "\\boxed{")
+    assert traced_tokens(llm, "it is 2", 100) == llm.encode("it is 2") + call
+    assert traced_tokens(llm, "it is 2" * 100, 50) == llm.encode("it is 2" * 100)[: 50 - len(call)] + call
+
+
+def test_an_answer_ends_with_its_box(config):
+    llm = load_llm(config.model)
+    tokens = torch.tensor(llm.encode("12} and \\boxed{3}"))
+    assert llm.decode(tokens[: answer_length(llm, tokens)]) == "12}"
+    assert answer_length(llm, tokens[:2]) == 2
+
+
+def test_reading_a_prompt_in_chunks_changes_nothing(config, tmp_path, monkeypatch):
+    llm = load_llm(config.model)
+    whole = ReferenceStore(llm, config, tmp_path / "whole").get(PROBLEMS)
+    monkeypatch.setattr("kv_gym.reference.LOGITS_AT_ONCE", 3 * llm.n_vocabulary * 7)  # 7 tokens of 3 rows
+    parts = ReferenceStore(llm, config, tmp_path / "parts").get(PROBLEMS)
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.equal(one.tokens, other.tokens)
+        torch.testing.assert_close(one.surprisal, other.surprisal, atol=1e-5, rtol=0)
+        torch.testing.assert_close(one.entropy, other.entropy, atol=1e-5, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 ENV = "KVEvict-AIME-v0"
@@ -11,3 +12,6 @@ FORMS: dict[str, dict[str, Any]] = {
     for action in ("scores", "mask")
     for granularity in ("head", "layer", "token")
 } | {"slot": {"action": "slot", "evict_every": 1}}
+
+Offline = Callable[[str], dict[str, Any]]
+"""What an environment needs to be built without a network: nothing on the embedded model, else stand-ins."""

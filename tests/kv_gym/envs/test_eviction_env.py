@@ -15,7 +15,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
-from small_env import ENV, FORMS, SMALL
+from small_env import ENV, FORMS, SMALL, Offline
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.logger import configure
@@ -71,17 +71,19 @@ CHECKED += [
 
 
 @pytest.mark.parametrize(("env_id", "options"), CHECKED)
-def test_gymnasium_checker_has_no_complaint(env_id: str, options: dict[str, Any]) -> None:
+def test_gymnasium_checker_has_no_complaint(env_id: str, options: dict[str, Any], offline: Offline) -> None:
+    options = SMALL | options | offline(env_id)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(gymnasium.make(env_id, **(SMALL | options)).unwrapped)
+        check_env(gymnasium.make(env_id, **options).unwrapped)
 
 
 SPACES = {*FORMS, "keys and values"}  # what SB3 looks at
 
 
 @pytest.mark.parametrize(("env_id", "options"), [case for case in CHECKED if case.id in {*env_ids(), *SPACES}])
-def test_sb3_checker_has_no_complaint(env_id: str, options: dict[str, Any]) -> None:
+def test_sb3_checker_has_no_complaint(env_id: str, options: dict[str, Any], offline: Offline) -> None:
+    options = SMALL | options | offline(env_id)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         # Advice on arrays that are neither vectors nor images; slots, keys and values have the axes they have.
@@ -90,14 +92,14 @@ def test_sb3_checker_has_no_complaint(env_id: str, options: dict[str, Any]) -> N
             warnings.filterwarnings(
                 "ignore", message="It seems that your observation|The minimal resolution|Treating image"
             )
-        sb3_check_env(gymnasium.make(env_id, **(SMALL | options)).unwrapped)
+        sb3_check_env(gymnasium.make(env_id, **options).unwrapped)
 
 
 @pytest.mark.parametrize("env_id", env_ids())
-def test_defaults_play_to_the_end(env_id: str) -> None:
+def test_defaults_play_to_the_end(env_id: str, offline: Offline) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        env = gymnasium.make(env_id, n_problems=1)
+        env = gymnasium.make(env_id, n_problems=1, **offline(env_id))
         steps = finish(env)
     assert all(step[0] in env.observation_space for step in steps)
 
@@ -309,7 +311,7 @@ def test_chosen_problem_leaves_the_stream_alone() -> None:
 def test_unplayable_problems_are_passed_over() -> None:
     """The prompts of problems 0 and 1 are longer than 40 tokens."""
     env = make(n_problems=4, max_prompt_tokens=40)
-    lengths = [len(env.core.llm.encode(env.core.problems.problem(i).prompt)) for i in range(4)]
+    lengths = [len(env.core.llm.encode_prompt(env.core.problems.problem(i).prompt)) for i in range(4)]
     assert [length <= 40 for length in lengths] == [False, False, True, True]
     for seed in range(6):
         start = int(np.random.default_rng(seed).integers(4))

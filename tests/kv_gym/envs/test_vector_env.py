@@ -16,7 +16,7 @@ from gymnasium.utils.passive_env_checker import data_shares_objects
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
-from small_env import ENV, FORMS
+from small_env import ENV, FORMS, Offline
 
 import kv_gym  # noqa: F401
 from kv_gym.envs.vector_env import KVEvictVectorEnv
@@ -118,8 +118,9 @@ def test_row_does_not_depend_on_its_company() -> None:
 
 
 @pytest.mark.parametrize("env_id", env_ids())
-def test_spaces_are_batches_of_the_single_ones(env_id: str) -> None:
-    env, single = gymnasium.make_vec(env_id, num_envs=2, n_problems=1), gymnasium.make(env_id, n_problems=1)
+def test_spaces_are_batches_of_the_single_ones(env_id: str, offline: Offline) -> None:
+    options = {"n_problems": 1, **offline(env_id)}
+    env, single = gymnasium.make_vec(env_id, num_envs=2, **options), gymnasium.make(env_id, **options)
     assert env.single_action_space == single.action_space
     assert env.single_observation_space == single.observation_space
     assert env.action_space == batch_space(single.action_space, 2)
@@ -132,8 +133,8 @@ def test_spaces_are_batches_of_the_single_ones(env_id: str) -> None:
 
 @pytest.mark.parametrize("env_id", env_ids())
 @pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
-def test_spec_survives_json(env_id: str, mode: str) -> None:
-    env = gymnasium.make_vec(env_id, num_envs=2, n_problems=1, autoreset_mode=mode)
+def test_spec_survives_json(env_id: str, mode: str, offline: Offline) -> None:
+    env = gymnasium.make_vec(env_id, num_envs=2, n_problems=1, autoreset_mode=mode, **offline(env_id))
     assert env.spec is not None
     spec = EnvSpec.from_json(json.dumps(json.loads(env.spec.to_json())))
     assert spec == env.spec
