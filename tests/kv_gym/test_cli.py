@@ -227,13 +227,12 @@ def test_traces_are_replayed_and_an_official_set_is_solved(run: Run, random_mode
     small = [f"--set=model={random_model}", "--set=dtype=float32", "--set=evict_every=16", "--set=max_new_tokens=240"]
     for env_id, file, modes in (("Traces", "traces", {"replay"}), ("AIME24", "set", {"generate", "replay"})):
         code, out, _ = run(
-            "bench", f"KVEvict-{env_id}-v0", "--agent", "full", "--agent", "h2o", "--budget", 64, "--seeds", 2,
+            "bench", f"KVEvict-{env_id}-v0", "--agent", "full", "--agent", "h2o", "--budget", 64,
             f"--set=problems={file}.jsonl", "--no-plot", *small,
         )  # fmt: skip
         assert code == 0 and "h2o" in out
         rows = read_rows(tmp_path / "runs" / "bench" / f"KVEvict-{env_id}-v0" / "rows.jsonl").episodes.values()
         assert {r.mode for r in rows} == modes and all(r.failed is None for r in rows)
-        assert {r.seed for r in rows} == ({0, 1} if env_id == "AIME24" else {0}), "greedy episodes need one seed"
         assert {r.n_steps > 0 for r in rows if r.agent == "h2o"} == {True}
 
 
