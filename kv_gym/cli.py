@@ -357,19 +357,9 @@ class BarProgress:
     """Progress as a bar on stderr: what is under way, how many are done, the time left."""
 
     def __init__(self) -> None:
-        from rich import progress
-        from rich.console import Console
+        from kv_gym.display import progress_bar
 
-        self._bar = progress.Progress(
-            progress.TextColumn("{task.fields[stage]}"),
-            progress.BarColumn(),
-            progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.description}", style="cyan"),
-            console=Console(stderr=True),
-        )
+        self._bar = progress_bar("{task.fields[stage]}")
         self._task: Any = None
 
     def __enter__(self) -> BarProgress:

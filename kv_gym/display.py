@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Group, RenderableType
+from rich import box, progress
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -210,3 +210,12 @@ def _dress(axes: Axes, report: Report) -> None:
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title="mean, 95% interval")
+
+
+def progress_bar(text: str) -> progress.Progress:
+    """A bar on stderr behind `text`: how many are done, the time it took and the time left."""
+    return progress.Progress(
+        progress.TextColumn(text), progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeElapsedColumn(),
+        progress.TextColumn("left"), progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.description}", style="cyan"), console=Console(stderr=True),
+    )  # fmt: skip

@@ -21,8 +21,9 @@ from stable_baselines3.common.vec_env import VecMonitor
 from kv_agents import checkpoints
 from kv_agents.sb3 import SlotPolicy, SlotVecEnv
 from kv_agents.scorer import Scorer
-from kv_agents.training import Course, Log, load_state, mean_return, progress_bar, save_state
+from kv_agents.training import Course, Log, load_state, mean_return, save_state
 from kv_gym.config import make_config
+from kv_gym.display import progress_bar
 from kv_gym.envs.vector_env import KVEvictVectorEnv
 
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from kv_agents.checkpoints import CheckpointInfo
 from kv_agents.scorer import Scorer
 from kv_gym import provenance
 from kv_gym.config import EnvConfig, make_config
+from kv_gym.display import progress_bar
 from kv_gym.episodes import EpisodeBatch, is_playable
 from kv_gym.errors import ConfigError
 from kv_gym.llm.loading import FrozenLLM, load_llm
@@ -159,14 +158,6 @@ def load_state(folder: Path, recipe: Any) -> dict[str, Any] | None:
             f"{path} was made with other settings ({', '.join(different)}). Delete it, or use another --work."
         )
     return state
-
-
-def progress_bar(text: str) -> Progress:
-    """A bar on stderr."""
-    return Progress(
-        TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-        TimeRemainingColumn(), TextColumn("{task.description}", style="cyan"), console=Console(stderr=True),
-    )  # fmt: skip
 
 
 def steps_with_bar(text: str, first: int, last: int) -> Iterator[tuple[int, Any]]:
