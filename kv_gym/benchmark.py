@@ -342,7 +342,7 @@ def full_cache_record(llm: FrozenLLM, config: EnvConfig, reference: Reference) -
     generated = reference.tokens[reference.n_prompt :]
     replay = config.mode == "replay"
     end = answer_start(llm, reference) if replay else 0
-    measured = reference.surprisal[config.slots + 1 : end]
+    measured = reference.surprisal[max(config.slots + 1, reference.n_prompt) : end]
     loss = float(measured.double().mean())  # NaN of nothing
     spike = 0.0 if replay else math.nan
     return EpisodeRecord(

@@ -190,9 +190,12 @@ class EpisodeBatch:
             )
 
     def _fill_row(self, row: int, reference: Reference, seed: int) -> None:
-        """Write what is known of the episode before the first eviction; in replay, the whole trace up to the answer."""
+        """Write what is known of the episode: the prompt, what comes before the first eviction, in replay the trace.
+
+        A prompt longer than a decision's slots is read in windows with evictions, like a trace.
+        """
         config = self.config
-        known = config.slots + 1
+        known = max(config.slots + 1, reference.n_prompt)
         limit = reference.n_prompt + config.max_new_tokens
         if config.mode == "replay":
             known = max(known, answer_start(self.llm, reference))
@@ -361,7 +364,7 @@ class EpisodeBatch:
     def _spikes(self, rows: Tensor, after: Tensor, missed: Tensor | None) -> dict[str, Tensor]:
         """Loss and attention spikes of this window, each [R]; adds to the running sums."""
         row, replay = rows[:, None], self.config.mode == "replay"
-        counted = after < self.end[row]
+        counted = (after < self.end[row]) & (after >= self.n_prompt[row])
         if replay:  # the answer is the LLM's own text; what is measured is the trace
             counted &= after < self.forced[row]
         if missed is None:

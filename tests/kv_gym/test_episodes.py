@@ -11,7 +11,7 @@ from kv_gym.episodes import EpisodeBatch, is_playable
 from kv_gym.errors import BudgetError, ConfigError, ScoreError
 from kv_gym.llm.loading import load_llm
 from kv_gym.problems import problem_source
-from kv_gym.reference import ReferenceStore, answer_start
+from kv_gym.reference import ReferenceStore, answer_start, answer_start
 
 ENV = "KVEvict-AIME-v0"
 SMALL = {"budget": 24, "evict_every": 8, "max_new_tokens": 60}
@@ -127,19 +127,22 @@ def test_the_shadow_is_the_plain_model_on_the_same_tokens(small):
         torch.testing.assert_close(found.float(), missed, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("threshold", "cap"), [(None, None), (2.5, 2.0), (2.5, None)])
+@pytest.mark.parametrize(("threshold", "cap"), [(None, None), (2.5, 0.5), (2.5, None)])
 def test_rewards_are_those_of_the_terms(small, threshold, cap):
-    llm, config, refs = small
-    options = {"mode": "replay", "w_loss": 0.5, "entropy_threshold": threshold, "loss_cap": cap}
+    llm, config, _ = small
+    options = {"mode": "replay", "w_loss": 0.5, "entropy_threshold": threshold, "loss_cap": cap, "loss_threshold": 0.3}
     batch = EpisodeBatch(llm, config.model_copy(update=options), 1)
-    batch.reset([0], refs[:1], [0])
+    reference = next(
+        r for r in references(llm, config, 12) if r.n_prompt <= config.slots < answer_start(llm, r) - config.evict_every
+    )
+    batch.reset([0], [reference], [0])
     result = batch.step(random_scores(batch))
     spikes = 0.5 * result.terms["loss_spike"] + 0.1 * result.terms["attention_spike"]
     torch.testing.assert_close(result.reward, -spikes)
     after = slice(config.slots + 1, config.slots + 1 + config.evict_every)
-    increase = batch.surprisal[0, after] - refs[0].surprisal[after]
-    low = refs[0].entropy[after] <= (refs[0].entropy_percentile(0.8) if threshold is None else threshold)
-    counted = increase[low & (increase > 1.5)].clamp(max=cap or 1e9)
+    increase = batch.surprisal[0, after] - reference.surprisal[after]
+    low = reference.entropy[after] <= (reference.entropy_percentile(0.8) if threshold is None else threshold)
+    counted = increase[low & (increase > 0.3)].clamp(max=cap or 1e9)
     expected = (counted**2).sum() / max(int(low.sum()), 1)
     assert expected > 0
     torch.testing.assert_close(result.terms["loss_spike"][0], expected)
@@ -254,3 +257,23 @@ def test_an_episodes_tokens_do_not_depend_on_its_batch():
         tokens[width] = hashes
     differing = [i for i, same in enumerate(zip(*tokens.values(), strict=True)) if len(set(same)) > 1]
     assert not differing, f"episodes {differing} of {len(refs)} depend on the batch width"
+
+
+@pytest.mark.parametrize("mode", ["generate", "replay"])
+def test_a_prompt_longer_than_the_cache_is_read_and_not_written(small, mode):
+    llm, config, refs = small
+    reference = max(refs, key=lambda r: r.n_prompt)
+    assert reference.n_prompt > config.slots + config.evict_every
+    batch = EpisodeBatch(llm, config.model_copy(update={"mode": mode, "shadow": mode == "generate"}), 1)
+    batch.reset([0], [reference], [0])
+    counted = 0
+    while batch.active.any():
+        read = int(batch.length[0])
+        batch.step(random_scores(batch))
+        if read + config.evict_every < reference.n_prompt:
+            assert batch.sums["tokens"][0] == 0, "losses are those of the answer, not of the question"
+        counted = int(batch.sums["tokens"][0])
+    assert torch.equal(batch.tokens[0, : reference.n_prompt], reference.tokens[: reference.n_prompt])
+    assert counted > 0 and llm.decode(batch.generated(0)) == batch.text(0)
+    record = batch.record(0)
+    assert record.n_tokens <= config.max_new_tokens + config.max_answer_tokens
