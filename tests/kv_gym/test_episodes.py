@@ -11,7 +11,7 @@ from kv_gym.episodes import EpisodeBatch, is_playable
 from kv_gym.errors import BudgetError, ConfigError, ScoreError
 from kv_gym.llm.loading import load_llm
 from kv_gym.problems import problem_source
-from kv_gym.reference import ReferenceStore, answer_start, answer_start
+from kv_gym.reference import ReferenceStore, answer_start
 
 ENV = "KVEvict-AIME-v0"
 SMALL = {"budget": 24, "evict_every": 8, "max_new_tokens": 60}
