@@ -10,9 +10,7 @@ cache for something else:
 - ``collect``: terms of a progression whose last digit is below 5 get a capital letter; at the end those from far back
   are added up.
 
-Every line of a solution has the same shape and width, ``c=a+b=037+512:7+2+0=09,3+1+0=04,0+5+0=05;c=549``: two values
-looked up, added or subtracted digit by digit from the units (first digit of each result: the carry or borrow), and the
-value stated again under its name. That makes the arithmetic learnable by a model of 1-2 M parameters.
+How a line of a solution is worked out: `kv_gym.problems.worked`.
 """
 
 from __future__ import annotations
@@ -21,45 +19,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kv_gym.problems.base import Problem, problem_rng
+from kv_gym.problems.worked import LETTERS, MODULUS, Draft, MadeSource, boxed, draw_values, worked_line
 
-MODULUS = 1000
-LETTERS = "abcdefghijklmnopqr"
 FLAGS = "ABCDEFGH"
 FLAG_BELOW = 5
-
-Draft = tuple[str, str, int]  # prompt, solution, answer
-
-
-def worked_line(target: str, left: str, op: str, right: str, values: dict[str, int]) -> str:
-    """Write one operation out digit by digit and store its result in `values[target]`."""
-    x, y = values[left], values[right]
-    steps, carry = [], 0
-    for place in (1, 10, 100):
-        a, b = x // place % 10, y // place % 10
-        total = a + b + carry if op == "+" else a - b - carry
-        new_carry = int(total > 9 or total < 0)
-        steps.append(f"{a}{op}{b}{op}{carry}={new_carry}{total % 10}")
-        carry = new_carry
-    values[target] = (x + y if op == "+" else x - y) % MODULUS
-    return f"{target}={left}{op}{right}={x:03}{op}{y:03}:{','.join(steps)};{target}={values[target]:03}"
-
-
-def boxed(name: str, value: int) -> str:
-    """Close a solution: the name that was asked for, and its boxed value."""
-    return f"?{name}\\boxed{{{value:03}}}"
-
-
-def draw_values(rng: np.random.Generator, names: str | list[str], near: bool) -> dict[str, int]:
-    """Draw a value for each name; with `near`, all after the first are tiny or almost the first.
-
-    Values that differ in one digit are rare otherwise, and easily mistaken for each other.
-    """
-    values = {name: int(rng.integers(MODULUS)) for name in names}
-    if near:
-        for name in names[1:]:
-            values[name] = (int(rng.integers(2)) * values[names[0]] + int(rng.integers(10))) % MODULUS
-    return values
 
 
 def graph(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
@@ -147,18 +110,9 @@ def draft(family: str, rng: np.random.Generator, n_ops: int | None = None, near:
     return FAMILIES[family](rng, int(rng.integers(low, high + 1)) if n_ops is None else n_ops, near)
 
 
-class AIMESource:
-    """The four families in turn: problem `index` belongs to family ``index % 4``."""
+class AIMESource(MadeSource):
+    """The four families in turn."""
 
     name = "aime"
     families = tuple(FAMILIES)
-
-    def size(self, split: str) -> int | None:
-        """There is no last problem."""
-        return None
-
-    def problem(self, split: str, seed: int, index: int) -> Problem:
-        """Return problem `index` of `split`; the same arguments always give the same problem."""
-        family = self.families[index % len(self.families)]
-        prompt, solution, answer = draft(family, problem_rng(split, seed, index))
-        return Problem(f"{self.name}/{split}/{seed}/{index}", family, prompt, f"{answer:03}", solution)
+    draft = staticmethod(draft)
