@@ -7,9 +7,11 @@ from kv_gym.config import EnvConfig
 from kv_gym.errors import unknown_name
 from kv_gym.problems.aime import AIMESource
 from kv_gym.problems.base import Problem, ProblemSource
+from kv_gym.problems.code import CodeSource
 from kv_gym.problems.recorded import HUB_SETS, read_file, read_hub
+from kv_gym.problems.retrieval import RetrievalSource
 
-MADE: dict[str, type[ProblemSource]] = {"aime": AIMESource}
+MADE: dict[str, type[ProblemSource]] = {"aime": AIMESource, "retrieval": RetrievalSource, "code": CodeSource}
 
 
 @functools.cache

@@ -1,0 +1,92 @@
+"""Small programs that are run line by line: loops and reassignments, and one value is printed.
+
+``a=012;b=345;c=600;2(a=a+b;b=b-c);c=c+a;!c`` gives values, repeats the bracket twice, and prints c. The solution works
+out each statement as it is executed. Families:
+
+- ``straight``: no loop; every statement is needed once.
+- ``loop``: one loop, whose body is needed again in each round.
+- ``loops``: two loops, one after the other; the first body is never needed again once it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kv_gym.problems.worked import LETTERS, Draft, MadeSource, boxed, draw_values, worked_line
+
+Statement = tuple[str, str, str]  # target, operator, other variable: target = target op other
+Block = tuple[int, list[Statement]]  # repetitions, body
+
+
+def _statements(rng: np.random.Generator, names: list[str], n: int) -> list[Statement]:
+    pairs = [(a, op, b) for a in names for b in names if a != b for op in "+-"]
+    return [pairs[i] for i in rng.permutation(len(pairs))[:n]]
+
+
+def _run(kind: str, rng: np.random.Generator, blocks: list[Block], names: list[str], near: bool) -> Draft:
+    """Write the program and its execution; a round of a loop starts with a line that counts it."""
+    values = draw_values(rng, names, near)
+    program = [f"{name}={values[name]:03}" for name in names]
+    lines = []
+    for times, body in blocks:
+        text = ";".join(f"{a}={a}{op}{b}" for a, op, b in body)
+        program.append(text if times == 1 else f"{times}({text})")
+        for turn in range(times):
+            if times > 1:
+                lines.append(f"{times}:{turn + 1}")
+            lines += [worked_line(a, a, op, b, values) for a, op, b in body]
+    printed = names[int(rng.integers(len(names)))]
+    prompt = f"{kind} {';'.join(program)};!{printed}\n"
+    return prompt, "\n".join([*lines, boxed(printed, values[printed])]), values[printed]
+
+
+def _names(rng: np.random.Generator) -> list[str]:
+    return [LETTERS[i] for i in rng.permutation(len(LETTERS))[:3]]
+
+
+def straight(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
+    """Statements without a loop."""
+    names = _names(rng)
+    return _run("straight", rng, [(1, _statements(rng, names, n_ops))], names, near)
+
+
+def loop(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
+    """A loop of two statements, with single ones before and after it."""
+    names = _names(rng)
+    times = max(2, (n_ops - 2) // 2)
+    before, body, after = (_statements(rng, names, n) for n in (1, 2, 1))
+    return _run("loop", rng, [(1, before), (times, body), (1, after)], names, near)
+
+
+def loops(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
+    """Two loops of two statements."""
+    names = _names(rng)
+    first = int(rng.integers(2, 4))
+    second = max(2, n_ops // 2 - first)
+    blocks = [(times, _statements(rng, names, 2)) for times in (first, second)]
+    return _run("loops", rng, blocks, names, near)
+
+
+FAMILIES: dict[str, Callable[[np.random.Generator, int, bool], Draft]] = {
+    "straight": straight,
+    "loop": loop,
+    "loops": loops,
+}
+N_OPS = (7, 9)
+"""Executed statements, lowest and highest: solutions of about 330 to 480 tokens."""
+
+
+def draft(family: str, rng: np.random.Generator, n_ops: int | None = None, near: bool = False) -> Draft:
+    """Draw one problem of a family; about `n_ops` statements are executed."""
+    low, high = N_OPS
+    return FAMILIES[family](rng, int(rng.integers(low, high + 1)) if n_ops is None else n_ops, near)
+
+
+class CodeSource(MadeSource):
+    """The three families in turn."""
+
+    name = "code"
+    families = tuple(FAMILIES)
+    draft = staticmethod(draft)

@@ -1,0 +1,80 @@
+"""Records that are asked for one after another: what is not asked first must still be there.
+
+The answers are added up as they are found, so that each question takes a line and the text grows. Families:
+
+- ``records``: each key once, more keys than questions; most records are never asked for.
+- ``updates``: some keys are given again with another value, and the last one counts.
+- ``twins``: every key has a twin that differs in one letter; one of the two is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kv_gym.problems.worked import LETTERS, MODULUS, Draft, MadeSource, boxed, draw_values, worked_line
+
+KEYS = [a + b for a in LETTERS for b in LETTERS if a != b]
+SUM = "s"  # not among the letters
+
+
+def _ask(kind: str, listed: list[tuple[str, int]], asked: list[str]) -> Draft:
+    """Write the problem and its solution: the first record, then one line a question."""
+    values = dict(listed)  # the last one counts
+    records = ",".join(f"{key}={value:03}" for key, value in listed)
+    lines = [f"{SUM}={asked[0]}={values[asked[0]]:03}"]
+    values[SUM] = values[asked[0]]
+    lines += [worked_line(SUM, SUM, "+", key, values) for key in asked[1:]]
+    prompt = f"{kind} {records}?{','.join(asked)}\n"
+    return prompt, "\n".join([*lines, boxed(SUM, values[SUM])]), values[SUM]
+
+
+def _draw(rng: np.random.Generator, keys: list[str], near: bool) -> list[tuple[str, int]]:
+    """Keys with values, in shuffled order."""
+    values = draw_values(rng, keys, near)
+    return [(keys[i], values[keys[i]]) for i in rng.permutation(len(keys))]
+
+
+def records(rng: np.random.Generator, n_asked: int, near: bool) -> Draft:
+    """Twice as many records as questions."""
+    keys = [KEYS[i] for i in rng.permutation(len(KEYS))[: 2 * n_asked]]
+    return _ask("records", _draw(rng, keys, near), keys[:n_asked])
+
+
+def updates(rng: np.random.Generator, n_asked: int, near: bool) -> Draft:
+    """Half of the records are given again later."""
+    keys = [KEYS[i] for i in rng.permutation(len(KEYS))[: n_asked + 2]]
+    again = [keys[i] for i in rng.permutation(len(keys))[: len(keys) // 2]]
+    newer = [(key, int(rng.integers(MODULUS))) for key in again]
+    return _ask("updates", [*_draw(rng, keys, near), *newer], [keys[i] for i in rng.permutation(n_asked)])
+
+
+def twins(rng: np.random.Generator, n_asked: int, near: bool) -> Draft:
+    """Pairs of keys that share their first letter."""
+    firsts = [LETTERS[i] for i in rng.permutation(len(LETTERS))[:n_asked]]
+    keys = [first + LETTERS[j] for first in firsts for j in rng.permutation(len(LETTERS))[:2]]
+    return _ask("twins", _draw(rng, keys, near), [keys[2 * i + int(rng.integers(2))] for i in range(n_asked)])
+
+
+FAMILIES: dict[str, Callable[[np.random.Generator, int, bool], Draft]] = {
+    "records": records,
+    "updates": updates,
+    "twins": twins,
+}
+N_ASKED = (7, 9)
+"""Questions per problem, lowest and highest: solutions of about 300 to 430 tokens."""
+
+
+def draft(family: str, rng: np.random.Generator, n_ops: int | None = None, near: bool = False) -> Draft:
+    """Draw one problem of a family; `n_ops` questions."""
+    low, high = N_ASKED
+    return FAMILIES[family](rng, int(rng.integers(low, high + 1)) if n_ops is None else n_ops, near)
+
+
+class RetrievalSource(MadeSource):
+    """The three families in turn."""
+
+    name = "retrieval"
+    families = tuple(FAMILIES)
+    draft = staticmethod(draft)
