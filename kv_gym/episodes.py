@@ -18,7 +18,7 @@ from kv_gym.decoding import Decoding, surprisal_and_entropy, uniform_draws
 from kv_gym.errors import BudgetError, ConfigError
 from kv_gym.eviction import check_scores, protected_slots, share_scores, slots_to_keep
 from kv_gym.golden import block_attention, coming_attention
-from kv_gym.grading import is_correct
+from kv_gym.grading import grade
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.loading import FrozenLLM
 from kv_gym.reference import Reference, answer_start
@@ -54,7 +54,7 @@ class EpisodeRecord:
     """What is known of one episode at its end.
 
     Attributes:
-        correct: The answer is right.
+        correct: Score of the answer, 0 to 1; most problems know right and wrong only.
         stop: `eos` or `length`.
         n_tokens: Generated tokens.
         n_steps: Evictions.
@@ -68,7 +68,7 @@ class EpisodeRecord:
         text: What was generated.
     """
 
-    correct: bool
+    correct: float
     stop: str
     n_tokens: int
     n_steps: int
@@ -132,7 +132,7 @@ class EpisodeBatch:
         self.entropy_below = column(torch.float32)
         self.active = column(torch.bool)
         self.sums = {name: column(torch.float64) for name in SUMS}
-        self.stopped, self.correct = column(torch.bool), column(torch.bool)
+        self.stopped, self.correct = column(torch.bool), column(torch.float32)
         self.references: list[Reference | None] = [None] * n
         self._actions = [hashlib.sha256() for _ in range(n)]
 
@@ -213,7 +213,7 @@ class EpisodeBatch:
         self.decision[row], self.seeds[row], self.length[row] = 0, seed, config.slots
         threshold = config.entropy_threshold
         self.entropy_below[row] = reference.entropy_percentile(ENTROPY_SHARE) if threshold is None else threshold
-        self.active[row], self.stopped[row], self.correct[row] = True, False, False
+        self.active[row], self.stopped[row], self.correct[row] = True, False, 0.0
         for values in self.sums.values():
             values[row] = 0
         self.references[row] = reference
@@ -290,8 +290,8 @@ class EpisodeBatch:
         for row in (terminated | truncated).nonzero()[:, 0].tolist():
             reference = self.references[row]
             assert reference is not None
-            self.correct[row] = is_correct(self.text(row), reference.problem.answer)
-            terms["correct"][row] = float(self.correct[row])
+            problem = reference.problem
+            terms["correct"][row] = self.correct[row] = grade(self.text(row), problem.answer, problem.graded)
         weights = {
             "correct": self.config.w_correct,
             "loss_spike": self.config.w_loss,
@@ -407,7 +407,7 @@ class EpisodeBatch:
             return sums[name] / count if measured else float("nan")
 
         return EpisodeRecord(
-            correct=bool(self.correct[row]),
+            correct=float(self.correct[row]),
             stop="eos" if self.stopped[row] else "length",
             n_tokens=len(generated),
             n_steps=int(sums["steps"]),

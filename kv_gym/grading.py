@@ -71,6 +71,22 @@ def closing_brace(text: str, start: int) -> int | None:
     return None
 
 
+def coverage(text: str, gold: str) -> float:
+    """Share of the items of a gold list, separated by commas, that the last box of `text` holds, 0 to 1.
+
+    The order does not matter. Only as many items of the box count as the gold list has, so that listing everything
+    does not help.
+    """
+    wanted = {item.strip() for item in gold.split(",")}
+    found = [item.strip() for item in (extract_answer(text) or "").split(",")]
+    return len(wanted & set(list(dict.fromkeys(found))[: len(wanted)])) / len(wanted)
+
+
+def grade(text: str, gold: str, graded: str) -> float:
+    """Score a generation, 0 to 1: by `coverage`, or 1 for the right boxed `answer`."""
+    return coverage(text, gold) if graded == "coverage" else float(is_correct(text, gold))
+
+
 # --- Comparing ---------------------------------------------------------------------------------------------------
 
 

@@ -42,13 +42,13 @@ def mean_interval(values: Sequence[float], problems: Sequence[Hashable], seed: i
     return _interval(float(_means(table, count)[0]), _draws(table, count, seed)[0])
 
 
-def proportion_interval(values: Sequence[bool], problems: Sequence[Hashable], seed: int = 0) -> Interval | None:
-    """The same for yes and no.
+def proportion_interval(values: Sequence[float], problems: Sequence[Hashable], seed: int = 0) -> Interval | None:
+    """The same for scores from 0 to 1, mostly yes and no.
 
     Where all agree the bootstrap knows no doubt; then the interval is the exact one (Clopper-Pearson) over problems,
     so that 0 of 32 is [0, 0.11] and not [0, 0].
     """
-    interval = mean_interval([float(value) for value in values], problems, seed)
+    interval = mean_interval(values, problems, seed)
     if interval is None or interval.value not in (0.0, 1.0):
         return interval
     doubt = 1 - ((1 - LEVEL) / 2) ** (1 / len(set(problems)))

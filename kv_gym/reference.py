@@ -23,7 +23,7 @@ from torch import Tensor
 from kv_gym.config import EnvConfig
 from kv_gym.decoding import Decoding, surprisal_and_entropy, uniform_draws
 from kv_gym.errors import ReferenceFileError
-from kv_gym.grading import closing_brace, is_correct
+from kv_gym.grading import closing_brace, grade
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.loading import FrozenLLM
 from kv_gym.problems import Problem
@@ -45,7 +45,7 @@ class Reference:
         surprisal: -log p of each token under the full cache, nats, [T]; 0 for the first.
         entropy: Entropy of its prediction, nats, [T]; 0 for the first.
         stop: `eos` or `length`.
-        correct: The boxed answer is right.
+        correct: Score of the boxed answer, 0 to 1.
         hash: SHA-256 over the above and the model's fingerprint.
     """
 
@@ -55,7 +55,7 @@ class Reference:
     surprisal: Tensor
     entropy: Tensor
     stop: str
-    correct: bool
+    correct: float
     hash: str
 
     def __len__(self) -> int:
@@ -144,7 +144,7 @@ class ReferenceStore:
             "hash": reference.hash,
             "n_prompt": str(reference.n_prompt),
             "stop": reference.stop,
-            "correct": str(int(reference.correct)),
+            "correct": f"{reference.correct:g}",
         }
         temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
@@ -167,7 +167,7 @@ class ReferenceStore:
                 raise ValueError("its contents do not match their hash")
             self._known[key] = Reference(
                 problem, tokens.to(device), int(metadata["n_prompt"]), surprisal.to(device), entropy.to(device),
-                metadata["stop"], metadata["correct"] == "1", metadata["hash"],
+                metadata["stop"], float(metadata["correct"]), metadata["hash"],
             )  # fmt: skip
         except (SafetensorError, ValueError, KeyError) as error:
             raise ReferenceFileError(
@@ -289,6 +289,6 @@ def _reference(
     tokens, surprisal, entropy = tokens.clone(), surprisal.clone(), entropy.clone()
     surprisal[0] = entropy[0] = 0
     stop = "eos" if int(tokens[-1]) in llm.stop_ids else "length"
-    correct = is_correct(llm.decode(tokens[n_prompt:]), problem.answer)
-    hashed = content_hash(llm.fingerprint, tokens, surprisal, entropy, stop, str(int(correct)))
+    correct = grade(llm.decode(tokens[n_prompt:]), problem.answer, problem.graded)
+    hashed = content_hash(llm.fingerprint, tokens, surprisal, entropy, stop, f"{correct:g}")
     return Reference(problem, tokens, n_prompt, surprisal, entropy, stop, correct, hashed)

@@ -153,9 +153,9 @@ def _labels(episodes: Iterable[EpisodeRow]) -> dict[tuple[str, str], str]:
     return {(name, source): name if names.count(name) == 1 else f"{name} ({source})" for name, source in agents}
 
 
-def _right(rows: Iterable[EpisodeRow], mode: str) -> dict[tuple[str, int], bool]:
-    """Whether each (problem, seed) was answered rightly; failed episodes were not."""
-    return {(row.problem, row.seed): bool(row.correct) for row in rows if row.mode == mode}
+def _right(rows: Iterable[EpisodeRow], mode: str) -> dict[tuple[str, int], float]:
+    """Score of each (problem, seed); 0 for failed episodes."""
+    return {(row.problem, row.seed): row.correct or 0.0 for row in rows if row.mode == mode}
 
 
 def _is_ranked(row: EpisodeRow) -> bool:
@@ -177,7 +177,7 @@ def _best(cells: dict[tuple[str, int], list[EpisodeRow]], mode: str) -> dict[int
 def _cell(name: str, rows: list[EpisodeRow], mode: str, best: list[EpisodeRow] | None) -> CellReport:
     answered = [row for row in rows if row.mode == mode]
     problems = [row.problem for row in answered]
-    right, full = [bool(row.correct) for row in answered], [row.correct_full for row in answered]
+    right, full = [row.correct or 0.0 for row in answered], [row.correct_full for row in answered]
     failed = [row for row in rows if row.failed]
     measured = [row for row in rows if row.mode == "replay"]
     return CellReport(
@@ -207,10 +207,10 @@ def _cell(name: str, rows: list[EpisodeRow], mode: str, best: list[EpisodeRow] |
     )
 
 
-def _retained(right: list[bool], full: list[bool], problems: list[str]) -> Interval | None:
+def _retained(right: list[float], full: list[float], problems: list[str]) -> Interval | None:
     """Accuracy over full-cache accuracy; where nothing is right, the doubt is that of the accuracy."""
     if any(right) or not any(full):
-        return ratio_interval([float(x) for x in right], [float(x) for x in full], problems)
+        return ratio_interval(right, full, problems)
     accuracy = proportion_interval(right, problems)
     assert accuracy is not None
     return Interval(0.0, 0.0, accuracy.high * len(full) / sum(full))
@@ -261,7 +261,7 @@ def _families(rows: Sequence[EpisodeRow]) -> dict[str, Interval | None]:
     for row in rows:
         found.setdefault(row.family, []).append(row)
     return {
-        family: proportion_interval([bool(row.correct) for row in rows], [row.problem for row in rows])
+        family: proportion_interval([row.correct or 0.0 for row in rows], [row.problem for row in rows])
         for family, rows in sorted(found.items())
     }
 

@@ -84,7 +84,7 @@ class EpisodeRow(_Line):
         uses_hindsight, evicts: What kind of agent it is; reference lines are not ranked.
         budget, evict_every: Slots.
         failed: Class and message of what the agent raised; None when it went well.
-        correct: The answer is right. `correct_full`: it is with the full cache.
+        correct: Score of the answer, 0 to 1. `correct_full`: with the full cache.
         stop: `eos` or `length`.
         n_tokens: Generated tokens, the reference's first ones included. `n_steps`: evictions.
         loss_spike: Nats squared, mean over steps. `attention_spike`, `missed_attention`: shares.
@@ -114,8 +114,8 @@ class EpisodeRow(_Line):
     family: str
     seed: int
     failed: str | None = None
-    correct: bool | None = None
-    correct_full: bool
+    correct: float | None = None
+    correct_full: float
     stop: str | None = None
     n_tokens: int | None = None
     n_steps: int | None = None

@@ -236,7 +236,7 @@ class Tuner:
         rollouts = Rollouts(torch.stack(inputs)[teaches], torch.stack(log_probs)[teaches], advantage[teaches])
         total = torch.where(made, gains, 0).sum(0)
         return rollouts, {
-            "return": float(total.mean()), "correct": float(batch.correct.float().mean()),
+            "return": float(total.mean()), "correct": float(batch.correct.mean()),
             "teaching": float(teaches.float().sum() / made.sum()),
         }  # fmt: skip
 

@@ -81,7 +81,7 @@ class Course:
 
     def playable(self, references: Sequence[Reference], config: EnvConfig) -> list[Reference]:
         """Those that can be played and whose reference is right: a wrong text teaches nothing worth keeping."""
-        found = [r for r in references if r.correct and is_playable(r, config)]
+        found = [r for r in references if r.correct == 1 and is_playable(r, config)]
         if not found:
             raise ConfigError(f"no problem has a right reference that is long enough for budget={config.budget}.")
         return found
@@ -111,7 +111,7 @@ def mean_return(
     total = torch.zeros(batch.n, device=batch.length.device)
     while batch.active.any():
         total += batch.step(scorer.score(batch.slots())).reward
-    return total, float(batch.correct.float().mean())
+    return total, float(batch.correct.mean())
 
 
 class Log:

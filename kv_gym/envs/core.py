@@ -202,7 +202,7 @@ class EvictionCore:
         if golden is not None:
             hindsight["golden"] = golden[row].copy()
         return {
-            "is_success": bool(self.batch.correct[row]),
+            "is_success": bool(self.batch.correct[row] == 1),
             "reward_terms": {name: float(self._terms[name][row]) for name in TERMS},
             "n_illegal": int(self._ignored[row]),
             "n_tokens": len(self.batch.generated(row)),

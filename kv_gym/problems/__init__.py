@@ -10,8 +10,14 @@ from kv_gym.problems.base import Problem, ProblemSource
 from kv_gym.problems.code import CodeSource
 from kv_gym.problems.recorded import HUB_SETS, read_file, read_hub
 from kv_gym.problems.retrieval import RetrievalSource
+from kv_gym.problems.summary import SummarySource
 
-MADE: dict[str, type[ProblemSource]] = {"aime": AIMESource, "retrieval": RetrievalSource, "code": CodeSource}
+MADE: dict[str, type[ProblemSource]] = {
+    "aime": AIMESource,
+    "code": CodeSource,
+    "retrieval": RetrievalSource,
+    "summary": SummarySource,
+}
 
 
 @functools.cache

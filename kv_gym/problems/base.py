@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class Problem:
         answer: Gold answer as text; graded by mathematics, not by string.
         solution: A written-out solution with the boxed answer, or "" where none is known. Used to train the embedded
             model; environments never read it.
+        graded: `answer`: the boxed answer is right or wrong. `coverage`: the share of the gold list's items it holds.
         trace: Somebody's recorded reasoning, read in place of the LLM's own, or "". `answer` is what it comes to.
     """
 
@@ -29,6 +30,7 @@ class Problem:
     prompt: str
     answer: str
     solution: str = ""
+    graded: Literal["answer", "coverage"] = "answer"
     trace: str = ""
 
 

@@ -8,7 +8,7 @@ value stated again under its name. That makes the arithmetic learnable by a mode
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from kv_gym.problems.base import Problem, problem_rng
 MODULUS = 1000
 LETTERS = "abcdefghijklmnopqr"
 
-Draft = tuple[str, str, int]  # prompt, solution, answer
+Draft = tuple[str, str, int | str]  # prompt, solution, answer
 
 
 def worked_line(target: str, left: str, op: str, right: str, values: dict[str, int]) -> str:
@@ -57,11 +57,13 @@ class MadeSource:
     Attributes:
         name: Starts the problems' ids.
         families: Their kinds.
+        graded: How answers are scored.
         draft: Draws (prompt, solution, answer) of a family.
     """
 
     name: str
     families: tuple[str, ...]
+    graded: ClassVar[Literal["answer", "coverage"]] = "answer"
     draft: ClassVar[Callable[..., Draft]]
 
     def size(self, split: str) -> int | None:
@@ -72,4 +74,5 @@ class MadeSource:
         """Return problem `index` of `split`; the same arguments always give the same problem."""
         family = self.families[index % len(self.families)]
         prompt, solution, answer = self.draft(family, problem_rng(split, seed, index))
-        return Problem(f"{self.name}/{split}/{seed}/{index}", family, prompt, f"{answer:03}", solution)
+        gold = answer if isinstance(answer, str) else f"{answer:03}"
+        return Problem(f"{self.name}/{split}/{seed}/{index}", family, prompt, gold, solution, self.graded)

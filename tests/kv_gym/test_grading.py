@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kv_gym import grading
-from kv_gym.grading import GradingError, extract_answer, is_correct, plain_number, same_answer, warm_up
+from kv_gym.grading import GradingError, coverage, extract_answer, grade, is_correct, plain_number, same_answer, warm_up
 
 ENDLESS = "9^{9^{9^9}}"
 SHORT = 0.4  # seconds; for tests that wait for a timeout
@@ -465,3 +465,23 @@ def test_worker_that_cannot_start_says_what_to_do(monkeypatch: pytest.MonkeyPatc
         same_answer(r"\sqrt{16}", "4")
     monkeypatch.undo()
     assert same_answer(r"\sqrt{16}", "4")
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        (r"\boxed{a=1,b=2,c=3,d=4}", 1.0),
+        (r"\boxed{ d=4, c=3,b=2 ,a=1}", 1.0),  # the order does not matter
+        (r"\boxed{a=1,a=1,b=2}", 0.5),  # twice the same is once
+        (r"\boxed{a=1,b=9,x=2,y=3,c=3,d=4}", 0.25),  # only as many as asked for count: listing all does not help
+        (r"a=1,b=2,c=3,d=4", 0.0),
+        (r"\boxed{}", 0.0),
+    ],
+)
+def test_coverage_counts_items_of_the_gold_list(text, share):
+    assert coverage(text, "a=1,b=2,c=3,d=4") == share
+    assert grade(text, "a=1,b=2,c=3,d=4", "coverage") == share
+
+
+def test_grade_of_an_answer_is_all_or_nothing():
+    assert grade(r"\boxed{1/2}", "0.5", "answer") == 1.0 and grade(r"\boxed{1/2}", "0.6", "answer") == 0.0

@@ -6,11 +6,12 @@ import re
 
 import pytest
 
-from kv_gym.grading import is_correct
+from kv_gym.grading import grade, is_correct
 from kv_gym.problems import Problem, problem_source
 from kv_gym.problems.worked import worked_line
 
-NAMES = ["retrieval", "code"]
+NAMES = ["retrieval", "code", "summary"]
+SUMS = ["retrieval", "code"]  # worked out in lines; the answer is a number
 
 
 def problems(name: str, n: int, split: str = "test", seed: int = 0) -> list[Problem]:
@@ -46,7 +47,7 @@ def solve_code(prompt: str) -> int:
 SOLVE = {"retrieval": solve_retrieval, "code": solve_code}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SUMS)
 def test_answers_follow_from_the_prompt(name: str) -> None:
     for problem in problems(name, 120):
         assert int(problem.answer) == SOLVE[name](problem.prompt), problem.prompt
@@ -67,12 +68,12 @@ def test_splits_and_seeds_are_disjoint_by_text(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_texts_are_long_enough_to_evict_from(name: str) -> None:
     lengths = [(len(p.prompt), len(p.solution)) for p in problems(name, 300)]
-    assert max(prompt for prompt, _ in lengths) <= 170
-    assert min(prompt + solution for prompt, solution in lengths) >= 350
+    assert max(prompt for prompt, _ in lengths) <= (360 if name == "summary" else 170)
+    assert min(prompt + solution for prompt, solution in lengths) >= 330
     assert max(prompt + solution for prompt, solution in lengths) <= 620
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SUMS)
 def test_every_line_is_worked_out_from_the_lines_before(name: str) -> None:
     """Replaying the solution line by line gives the same lines: nothing is used that was not found before."""
     for problem in problems(name, 30):
@@ -101,3 +102,18 @@ def test_families_are_what_they_say() -> None:
             assert all(firsts.count(first) == 2 for first in firsts)
     for problem in problems("code", 90):
         assert problem.prompt.count("(") == {"straight": 0, "loop": 1, "loops": 2}[problem.family]
+
+
+def test_a_summary_is_the_salient_facts_latest_first() -> None:
+    for problem in problems("summary", 60):
+        document = problem.prompt.split(" ", 1)[1].strip().rstrip("?")
+        if problem.family == "topic":
+            letter, document = document.split(":")
+            facts = [fact for fact in document.split(",") if fact[0] == letter]
+        else:
+            facts = [fact[1:] for fact in document.split(",") if fact[0] == "!"]
+        assert problem.answer == ",".join(reversed(facts)) and 9 <= len(facts) <= 12
+        assert len(document.split(",")) == 4 * len(facts)
+        assert problem.graded == "coverage" and grade(problem.solution, problem.answer, problem.graded) == 1
+        some = ",".join(facts[:4])
+        assert grade(f"\\boxed{{{some}}}", problem.answer, problem.graded) == 4 / len(facts)

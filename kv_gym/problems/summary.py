@@ -1,0 +1,72 @@
+"""A long document of facts, of which only the salient ones belong into the summary; graded by coverage.
+
+The document is longer than the cache, so most of it is read while slots are evicted. The summary lists the salient
+facts in a box, the latest first: a causal LLM can find the salient fact before a given one, as it passed both.
+Families:
+
+- ``marked``: salient facts begin with an exclamation mark.
+- ``topic``: salient facts are those whose key begins with the letter that stands in front of the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from kv_gym.problems.worked import LETTERS, MODULUS, Draft, MadeSource
+
+OTHERS = 3
+"""Facts that do not matter, for each that does."""
+
+
+def _document(kind: str, start: str, facts: list[tuple[str, int, bool]], mark: str) -> Draft:
+    """Write the document and its summary from (key, value, salient) in order."""
+    written = ",".join(f"{mark if salient else ''}{key}={value:03}" for key, value, salient in facts)
+    summary = ",".join(f"{key}={value:03}" for key, value, salient in reversed(facts) if salient)
+    return f"{kind} {start}{written}?\n", f"\\boxed{{{summary}}}", summary
+
+
+def _facts(rng: np.random.Generator, salient: list[str], others: list[str], near: bool) -> list[tuple[str, int, bool]]:
+    """Draw values and an order; with `near`, all values lie close together."""
+    base, spread = int(rng.integers(MODULUS)), 20 if near else MODULUS
+    keys = [(key, True) for key in salient] + [(key, False) for key in others]
+    return [(keys[i][0], (base + int(rng.integers(spread))) % MODULUS, keys[i][1]) for i in rng.permutation(len(keys))]
+
+
+def marked(rng: np.random.Generator, n_salient: int, near: bool) -> Draft:
+    """Marked facts among others."""
+    keys = [a + b for a in LETTERS for b in LETTERS if a != b]
+    drawn = [keys[i] for i in rng.permutation(len(keys))[: (1 + OTHERS) * n_salient]]
+    return _document("marked", "", _facts(rng, drawn[:n_salient], drawn[n_salient:], near), "!")
+
+
+def topic(rng: np.random.Generator, n_salient: int, near: bool) -> Draft:
+    """Facts of one topic among those of others."""
+    letters = [LETTERS[i] for i in rng.permutation(len(LETTERS))]
+    ours = [letters[0] + other for other in letters[1:]]
+    theirs = [first + other for first in letters[1:] for other in letters if first != other]
+    salient = [ours[i] for i in rng.permutation(len(ours))[:n_salient]]
+    others = [theirs[i] for i in rng.permutation(len(theirs))[: OTHERS * n_salient]]
+    return _document("topic", f"{letters[0]}:", _facts(rng, salient, others, near), "")
+
+
+FAMILIES: dict[str, Callable[[np.random.Generator, int, bool], Draft]] = {"marked": marked, "topic": topic}
+N_SALIENT = (9, 12)
+"""Salient facts per document, lowest and highest: texts of about 320 to 480 tokens."""
+
+
+def draft(family: str, rng: np.random.Generator, n_ops: int | None = None, near: bool = False) -> Draft:
+    """Draw one problem of a family with `n_ops` salient facts."""
+    low, high = N_SALIENT
+    return FAMILIES[family](rng, int(rng.integers(low, high + 1)) if n_ops is None else n_ops, near)
+
+
+class SummarySource(MadeSource):
+    """The two families in turn."""
+
+    name = "summary"
+    families = tuple(FAMILIES)
+    graded: ClassVar[Literal["answer", "coverage"]] = "coverage"
+    draft = staticmethod(draft)
