@@ -11,8 +11,9 @@ from kv_gym.problems.code import CodeSource
 from kv_gym.problems.recorded import HUB_SETS, read_file, read_hub
 from kv_gym.problems.retrieval import RetrievalSource
 from kv_gym.problems.summary import SummarySource
+from kv_gym.problems.worked import MadeSource
 
-MADE: dict[str, type[ProblemSource]] = {
+MADE: dict[str, type[MadeSource]] = {
     "aime": AIMESource,
     "code": CodeSource,
     "retrieval": RetrievalSource,

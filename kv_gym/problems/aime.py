@@ -115,4 +115,5 @@ class AIMESource(MadeSource):
 
     name = "aime"
     families = tuple(FAMILIES)
+    n_ops = N_OPS
     draft = staticmethod(draft)

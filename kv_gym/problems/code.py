@@ -89,4 +89,5 @@ class CodeSource(MadeSource):
 
     name = "code"
     families = tuple(FAMILIES)
+    n_ops = dict.fromkeys(FAMILIES, N_OPS)
     draft = staticmethod(draft)

@@ -77,4 +77,5 @@ class RetrievalSource(MadeSource):
 
     name = "retrieval"
     families = tuple(FAMILIES)
+    n_ops = dict.fromkeys(FAMILIES, N_ASKED)
     draft = staticmethod(draft)

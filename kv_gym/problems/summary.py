@@ -68,5 +68,6 @@ class SummarySource(MadeSource):
 
     name = "summary"
     families = tuple(FAMILIES)
+    n_ops = dict.fromkeys(FAMILIES, N_SALIENT)
     graded: ClassVar[Literal["answer", "coverage"]] = "coverage"
     draft = staticmethod(draft)

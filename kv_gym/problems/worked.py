@@ -58,12 +58,14 @@ class MadeSource:
         name: Starts the problems' ids.
         families: Their kinds.
         graded: How answers are scored.
+        n_ops: Operations (questions, statements, salient facts) of each family's problems, lowest and highest.
         draft: Draws (prompt, solution, answer) of a family.
     """
 
     name: str
     families: tuple[str, ...]
     graded: ClassVar[Literal["answer", "coverage"]] = "answer"
+    n_ops: ClassVar[dict[str, tuple[int, int]]]
     draft: ClassVar[Callable[..., Draft]]
 
     def size(self, split: str) -> int | None:

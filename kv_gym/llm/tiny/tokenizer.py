@@ -1,6 +1,9 @@
-"""The embedded model's tokenizer: one token a character, plus a few words. Chat-free: the prompt is the text itself."""
+"""The embedded models' tokenizer: one token a character, plus a few words. Chat-free: the prompt is the text itself."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Sequence
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -8,13 +11,18 @@ from transformers import PreTrainedTokenizerFast
 WORDS = ["graph ", "ledger ", "lag ", "collect ", "sum ", "\\boxed{"]
 CHARACTERS = list("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGH=+-,:;?}\n")
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
+DOMAINS = [
+    *"()!", "records ", "updates ", "twins ", "straight ", "loop ", "loops ", "marked ", "topic ",
+]  # fmt: skip
+"""What problems other than AIME's need on top."""
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the tokenizer; every text starts with <bos>."""
-    vocabulary = {token: i for i, token in enumerate(SPECIAL + CHARACTERS + WORDS)}
+def build_tokenizer(more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Build the tokenizer, with `more` tokens behind those of AIME problems; every text starts with <bos>."""
+    tokens = [*SPECIAL, *CHARACTERS, *WORDS, *more]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words = "|".join(word.replace("\\", r"\\").replace("{", r"\{") for word in WORDS)
+    words = "|".join(re.escape(token) for token in tokens[len(SPECIAL) :] if len(token) > 1)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(f"{words}|[\\s\\S]"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.post_processor = processors.TemplateProcessing(

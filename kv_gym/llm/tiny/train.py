@@ -20,7 +20,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,14 +28,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AttentionInterface, Qwen3Config, Qwen3ForCausalLM
 
-from kv_gym.llm.tiny.tokenizer import build_tokenizer
-from kv_gym.problems.aime import N_OPS, AIMESource, draft
+from kv_gym.llm.loading import EMBEDDED
+from kv_gym.llm.tiny.tokenizer import DOMAINS, build_tokenizer
+from kv_gym.problems import MADE
 from kv_gym.problems.base import problem_rng
 
-WEIGHTS = Path(__file__).parent / "weights"
+FOLDERS = {"tiny": "weights", "tiny-domains": "domains"}
 BUCKET = 64  # lengths are padded to multiples of this, so that torch.compile sees few shapes
 
 
@@ -44,6 +46,8 @@ class Recipe:
     """Every knob of the training.
 
     Attributes:
+        sources: Where problems come from.
+        start: Embedded model whose weights training begins with; "" is random ones.
         steps: Optimizer steps.
         tokens: Tokens a step, padding included.
         lr: Peak learning rate of AdamW, and of Muon scaled to AdamW's update size.
@@ -61,6 +65,8 @@ class Recipe:
         seed: Seeds weights, problems and hidden slots.
     """
 
+    sources: tuple[str, ...] = ("aime",)
+    start: str = ""
     steps: int = 3800
     tokens: int = 12288
     lr: float = 3e-3
@@ -74,6 +80,16 @@ class Recipe:
     polish_rate: float = 0.5
     hidden_age: int = 20
     seed: int = 0
+
+
+RECIPES = {
+    "tiny": Recipe(),
+    "tiny-domains": Recipe(
+        sources=("retrieval", "code", "summary"), start="tiny", steps=2400, lr=2e-3, decay_from=900, polish_from=1600,
+        short_until=200, hidden_from=500,
+    ),
+}  # fmt: skip
+"""How each embedded model was made."""
 
 
 def model_config(vocab_size: int) -> Qwen3Config:
@@ -146,20 +162,20 @@ class Batches:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.tokenizer = build_tokenizer()
-        self.families = AIMESource.families
+        self.tokenizer = build_tokenizer(() if recipe.sources == ("aime",) else DOMAINS)
+        self.kinds = [(MADE[name], family) for name in recipe.sources for family in MADE[name].families]
 
     def example(self, step: int, index: int) -> tuple[list[int], int]:
         """Return (token ids, prompt length) of training problem `index` as it is at `step` of the curriculum."""
-        family = self.families[index % len(self.families)]
+        source, family = self.kinds[index % len(self.kinds)]
         rng = problem_rng("train", self.recipe.seed, index)
         n_ops = None
         if step < self.recipe.short_until:
             n_ops = int(rng.integers(2, 5)) + (2 if family == "collect" else 0)
         elif rng.random() < 0.25:
-            n_ops = int(rng.integers(4, N_OPS[family][1]))
+            n_ops = int(rng.integers(4, source.n_ops[family][1]))
         near = step >= self.recipe.polish_from and rng.random() < 0.5
-        prompt, solution, _ = draft(family, rng, n_ops, near)
+        prompt, solution, _ = source.draft(family, rng, n_ops, near)
         n_prompt = len(self.tokenizer(prompt).input_ids)
         return [*self.tokenizer(prompt + solution).input_ids, self.tokenizer.eos_token_id], n_prompt
 
@@ -199,6 +215,8 @@ class Trainer:
         self.batches = Batches(recipe)
         self.config = model_config(len(self.batches.tokenizer))
         self.model = Qwen3ForCausalLM._from_config(self.config, attn_implementation="hidden_slots")
+        if recipe.start:
+            self._begin_with(EMBEDDED[recipe.start])
         matrices = [p for p in self.model.model.layers.parameters() if p.ndim == 2]
         others = [p for p in self.model.parameters() if not any(p is m for m in matrices)]
         self.optimizers: list[torch.optim.Optimizer] = [
@@ -209,6 +227,16 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.step = 0
         self.forward = torch.compile(self._forward, dynamic=False) if compile_model else self._forward
+
+    def _begin_with(self, folder: Path) -> None:
+        """Take over the weights of another embedded model; embeddings of tokens it does not know stay random."""
+        weights = load_file(folder / "model.safetensors")
+        embedding = self.model.get_input_embeddings().weight
+        known = weights.pop("model.embed_tokens.weight")
+        with torch.no_grad():
+            embedding[: len(known)] = known
+        missing = self.model.load_state_dict(weights, strict=False).missing_keys
+        assert not set(missing) - {"model.embed_tokens.weight", "lm_head.weight"}, missing
 
     def rate(self, step: int) -> float:
         """Learning rate at a step, as a share of the peak."""
@@ -247,17 +275,17 @@ class Trainer:
     @torch.no_grad()
     def validate(self, n: int = 64, hidden: float = 0.0) -> dict[str, float]:
         """Share of validation problems whose every solution token is the most likely one, per family."""
-        source = AIMESource()
-        right: dict[str, list[float]] = {family: [] for family in source.families}
+        right: dict[str, list[float]] = {}
         generator = torch.Generator().manual_seed(1)
-        for index in range(n):
+        sources = [MADE[name]() for name in self.recipe.sources]
+        for source, index in [(source, index) for source in sources for index in range(n // len(sources))]:
             problem = source.problem("validation", 0, index)
             n_prompt = len(self.batches.tokenizer(problem.prompt).input_ids)
             ids = self.batches.tokenizer(problem.prompt + problem.solution, return_tensors="pt").input_ids
             hide = torch.rand(hidden_shape(self.config, 1, ids.shape[1]), generator=generator) < hidden
             mask = hidden_slot_mask(hide, ids.shape[1], self.recipe.hidden_age)
             best = self._forward(ids, mask).argmax(-1)
-            right[problem.family].append(float((best[:, n_prompt - 1 : -1] == ids[:, n_prompt:]).all()))
+            right.setdefault(problem.family, []).append(float((best[:, n_prompt - 1 : -1] == ids[:, n_prompt:]).all()))
         return {family: float(np.mean(values)) for family, values in right.items()}
 
     def save(self) -> None:
@@ -317,17 +345,21 @@ class Trainer:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder of the finished model.")] = WEIGHTS,
-    work: Annotated[Path, typer.Option(help="Folder of the training state; a run resumes from it.")] = Path(
-        "runs/tiny"
-    ),
+    name: Annotated[str, typer.Argument(help=f"Which embedded model: {', '.join(RECIPES)}.")] = "tiny",
+    out: Annotated[Path | None, typer.Option(help="Folder of the finished model. Default: the shipped one.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder of the training state; a run resumes from it. Default: runs/NAME.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, problems and hidden slots.")] = Recipe.seed,
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
 ) -> None:
-    """Train the embedded model and write it as safetensors with its tokenizer."""
+    """Train an embedded model and write it as safetensors with its tokenizer."""
+    if name not in RECIPES:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(RECIPES)}.")
     torch._dynamo.config.recompile_limit = 64
+    out, work = out or Path(__file__).parent / FOLDERS[name], work or Path("runs") / name
     work.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(Recipe(seed=seed), work, compile_model)
+    trainer = Trainer(replace(RECIPES[name], seed=seed), work, compile_model)
     trainer.resume()
     trainer.run()
     trainer.model.save_pretrained(out)

@@ -1,13 +1,15 @@
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+import typer
 
 from kv_gym.errors import ConfigError, UnknownNameError
 from kv_gym.llm.loading import EMBEDDED, FrozenLLM, load_llm
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
-from kv_gym.llm.tiny.train import Recipe, draw_hidden, hidden_slot_mask, model_config
+from kv_gym.llm.tiny.train import RECIPES, Batches, Recipe, Trainer, draw_hidden, hidden_slot_mask, model_config
 from kv_gym.problems.aime import AIMESource
 
 
@@ -73,3 +75,35 @@ def test_prompts_go_through_the_chat_template(random_llama):
     llm = FrozenLLM(model, tokenizer, "chat")
     assert llm.encode_prompt("1+1") == llm.encode("(1+1):") and plain.encode_prompt("1+1") == tokenizer("1+1").input_ids
     assert llm.fingerprint != plain.fingerprint, "it decides what the model reads"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_embedded_model_can_write_its_problems(name):
+    batches = Batches(RECIPES[name])
+    for step in (0, RECIPES[name].polish_from):
+        for index in range(24):
+            ids, n_prompt = batches.example(step, index)
+            assert batches.tokenizer.unk_token_id not in ids and 0 < n_prompt < len(ids) < 1000
+            assert ids[0] == batches.tokenizer.bos_token_id and ids[-1] == batches.tokenizer.eos_token_id
+    base = build_tokenizer().get_vocab()
+    assert {token: batches.tokenizer.get_vocab()[token] for token in base} == base, "older tokens keep their places"
+
+
+def test_training_goes_on_from_another_model_and_resumes(tmp_path):
+    recipe = replace(RECIPES["tiny-domains"], steps=2, tokens=1024)
+    trainer = Trainer(recipe, tmp_path, compile_model=False)
+    tiny = load_llm("tiny").model.state_dict()
+    mine = trainer.model.state_dict()
+    for key, weights in tiny.items():
+        assert torch.equal(mine[key][: len(weights)], weights), key
+    assert (
+        len(mine["model.embed_tokens.weight"])
+        == len(trainer.batches.tokenizer)
+        > len(tiny["model.embed_tokens.weight"])
+    )
+    trainer.save()
+    again = Trainer(recipe, tmp_path, compile_model=False)
+    again.resume()
+    assert again.step == 0
+    with pytest.raises(typer.BadParameter, match="was made with"):
+        Trainer(replace(recipe, lr=1.0), tmp_path, compile_model=False).resume()
