@@ -60,6 +60,9 @@ class Foresight(Learned):
 class ForesightRL(Learned):
     """The distilled scorer after GRPO on the environment's reward.
 
+    Trained in two runs: 450 iterations from `foresight` (seed 1; those of seeds 0, 1 and 2 are shipped too, as
+    `foresight-rl,checkpoint=seeds/foresight-rl-0` and so on), and 400 more with a fresh learning rate.
+
     Source: ForesightKV, arXiv:2602.03203, RL stage. Differs: see `kv_agents.grpo`.
     """
 
