@@ -23,7 +23,7 @@ class EnvConfig(BaseModel):
     )
     problem_seed: int = Field(0, ge=0, lt=2**32, description="Seed of the problem set; the board uses 0.")
     n_problems: int = Field(256, ge=1, description="Problems in the set.")
-    model: str = Field("tiny", description="Frozen LLM: `tiny`, a local folder or a Hugging Face id.")
+    model: str = Field("tiny", description="Frozen LLM: `tiny`, a local folder, a .gguf file or a Hugging Face id.")
     revision: str | None = Field(None, description="Hub revision of the model.")
     dtype: str = Field("float32", description="float32, bfloat16 or float16.")
     device: str = Field("cpu", description="torch device.")

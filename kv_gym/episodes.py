@@ -21,7 +21,7 @@ from kv_gym.golden import block_attention, coming_attention
 from kv_gym.grading import grade
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.loading import FrozenLLM
-from kv_gym.reference import Reference, answer_start
+from kv_gym.reference import Reference, answer_length, answer_start
 from kv_gym.rewards import attention_spike, loss_spike, total_reward
 from kv_gym.shadow import Shadow
 from kv_gym.slots import Hindsight, SlotView
@@ -181,6 +181,8 @@ class EpisodeBatch:
                 f"from budget + 3 * evict_every = {config.slots + 2 * config.evict_every} tokens. Choose another "
                 "problem or budget."
             )
+        if problem.trace and config.mode == "generate":
+            raise ConfigError(f"problem {problem.id} is a recorded trace, which is replayed. Use mode='replay'.")
         protected = reference.n_prompt + config.recent
         if config.protect_prompt and protected >= config.budget:
             raise BudgetError(
@@ -291,7 +293,7 @@ class EpisodeBatch:
             reference = self.references[row]
             assert reference is not None
             problem = reference.problem
-            terms["correct"][row] = self.correct[row] = grade(self.text(row), problem.answer, problem.graded)
+            terms["correct"][row] = self.correct[row] = grade(self._answer_text(row), problem.answer, problem.graded)
         weights = {
             "correct": self.config.w_correct,
             "loss_spike": self.config.w_loss,
@@ -352,6 +354,7 @@ class EpisodeBatch:
         """Close the rows whose text ends with a token of this window; return (terminated, truncated), each [N]."""
         end = self.end[rows]
         stops = torch.isin(self.tokens[rows[:, None], after], self.stop_ids) & (after < end[:, None])
+        stops &= after >= self.forced[rows][:, None]  # a chat template ends the user's turn with the same token
         first = torch.where(stops, after, self.tokens.shape[1]).amin(-1)
         terminated, truncated = torch.zeros_like(self.active), torch.zeros_like(self.active)
         terminated[rows] = stops.any(-1)
@@ -396,6 +399,17 @@ class EpisodeBatch:
     def text(self, row: int) -> str:
         """What the episode in `row` has written so far."""
         return self.llm.decode(self.generated(row))
+
+    def _answer_text(self, row: int) -> str:
+        """What is graded: the text; behind a recorded trace, up to the brace that closes the box it left open."""
+        reference = self.references[row]
+        assert reference is not None
+        if not reference.problem.trace:
+            return self.text(row)
+        first, last = int(self.n_prompt[row]), int(self.end[row])
+        forced = int(self.forced[row])
+        answer = self.tokens[row, forced:last]
+        return self.llm.decode(self.tokens[row, first : forced + answer_length(self.llm, answer)])
 
     def record(self, row: int) -> EpisodeRecord:
         """Sum up the episode in `row`."""

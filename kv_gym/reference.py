@@ -202,7 +202,7 @@ def traced_tokens(llm: FrozenLLM, trace: str, longest: int) -> list[int]:
     """Token ids of a recorded trace up to its last box, which is left open for the LLM; at most `longest` of them."""
     head, box, _ = trace.rpartition(BOX)
     call = llm.encode(BOX if box else ANSWER_CALL + BOX)
-    return llm.encode(head if box else trace)[: longest - len(call)] + call
+    return llm.encode(head if box else trace)[: max(0, longest - len(call))] + call
 
 
 @torch.no_grad()

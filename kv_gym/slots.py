@@ -71,6 +71,7 @@ class SlotView:
         What is computed layer by layer stays in the processor's caches and in memory that the allocator reuses: on a
         CPU that is several times as fast as all layers at once.
         """
+        assert self._layers == slice(None), "a single layer has no layers"
         for index in range(self._cache.shape.n_layers):
             one, here = copy.copy(self), slice(index, index + 1)
             one._cache, one._layers, one._rows = self._cache.layer(index), here, torch.empty(0)

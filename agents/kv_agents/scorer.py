@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kv_gym.errors import ConfigError, unknown_name
 from kv_gym.features import (
     FEATURES,
+    LIMIT,
     context_features,
     decayed_per_opportunity,
     feature_columns,
@@ -24,7 +25,6 @@ from kv_gym.features import (
     newer_twin,
     per_opportunity,
 )
-from kv_gym.features import slot_features as features
 from kv_gym.llm.attention import unrotate, unrotation
 from kv_gym.slots import SlotView
 
@@ -83,6 +83,12 @@ def traits(slots: SlotView) -> Tensor:
     return feature_columns(slots, TRAITS)
 
 
+def features(slots: SlotView) -> Tensor:
+    """All columns of `kv_gym.features`, [N, L, H_kv, S, F]."""
+    slots.attention(32)  # the longest first
+    return feature_columns(slots, FEATURES)
+
+
 INPUTS: dict[str, Callable[[SlotView], Tensor]] = {
     "keys": lambda slots: slots.keys.float(),
     "unrotated_keys": unrotated_keys,
@@ -139,6 +145,8 @@ class Scorer(nn.Module):
 
         s = w2 gelu(W1 (x - mean) / std + b1) + b2
 
+    One MLP for all clips its standardised inputs to [-10, 10].
+
     Source: ForesightKV's SelectionModel, arXiv:2602.03203.
     Differs: gives keep scores (its phi is an evict logit, -s here). Inputs are standardised by the statistics of the
         first training decisions; its code creates a LayerNorm and never applies it. Always float32.
@@ -167,6 +175,8 @@ class Scorer(nn.Module):
     def forward(self, inputs: Tensor, first_layer: int = 0) -> Tensor:
         """Keep scores [N, L, H_kv, S] of inputs [N, L, H_kv, S, F], whose first layer is the model's `first_layer`."""
         n, layers, heads, slots, _ = inputs.shape
+        if self.config.shared:  # it meets models and budgets that it was not standardised on
+            inputs = ((inputs - self.mean[0]) / self.std[0]).clamp(-LIMIT, LIMIT) * self.std[0] + self.mean[0]
         mlps = slice(None) if self.config.shared else slice(first_layer * heads, (first_layer + layers) * heads)
         w1 = self.w1[mlps] / self.std[mlps].transpose(-1, -2)  # standardising the weights is cheaper than the inputs
         b1 = self.b1[mlps] - self.mean[mlps] @ w1

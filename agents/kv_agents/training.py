@@ -102,7 +102,7 @@ def mean_return(
         scorer: Ranks the slots.
 
     Returns:
-        (return of each [N], share of right answers).
+        (return of each [N], mean score of the answers).
     """
     config = course.config(budget, mode).model_copy(update=settings)
     playable = course.playable(references, config)

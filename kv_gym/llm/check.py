@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kv_gym.errors import UnsupportedModelError
+from kv_gym.errors import ConfigError, UnsupportedModelError
 from kv_gym.llm.attention import ATTENTION_NAME
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.loading import FrozenLLM
@@ -126,7 +126,12 @@ def check_truths(llm: FrozenLLM, budget: int = 24, every: int = 8, windows: int 
         budget: Slots that stay.
         every: Slots that go at once.
         windows: Evictions.
+
+    Raises:
+        ConfigError: The model is in another dtype.
     """
+    if llm.shape.dtype != torch.float32:
+        raise ConfigError(f"{llm.name} is in {llm.shape.dtype}; rounding would hide mistakes. Load it in float32.")
     draw = torch.Generator().manual_seed(1)
     length = budget + (windows + 1) * every
     tokens = torch.randint(3, llm.n_vocabulary, (2, length), generator=draw).to(llm.shape.device)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kv_gym.errors import ConfigError
+from kv_gym.grading import MAX_ANSWER_CHARS
 from kv_gym.problems.base import Problem
 
 INSTRUCTION = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -63,6 +64,10 @@ class RecordedSource:
         for number, row in enumerate(rows):
             split = str(row.get("split", "test"))
             self._splits.setdefault(split, []).append(read_row(name, number, row))
+        ids = [problem.id for problems in self._splits.values() for problem in problems]
+        if len(set(ids)) < len(ids):
+            twice = next(name for name in ids if ids.count(name) > 1)
+            raise ConfigError(f"problem set {name!r} has two problems {twice!r}. Give each row an id of its own.")
         every = [problem for problems in self._splits.values() for problem in problems]
         if not every:
             raise ConfigError(f"problem set {name!r} has no rows.")
@@ -102,10 +107,13 @@ def read_row(source: str, number: int, row: Row) -> Problem:
             f"problem {name}: a row needs a question ({', '.join(QUESTION)}) and an answer ({', '.join(ANSWER)}); this "
             f"one has {', '.join(map(str, row)) or 'nothing'}."
         )
-    answer = answer.rpartition(FINAL_MARK)[2].strip().replace(",", "") if FINAL_MARK in answer else answer
+    answer = answer.rpartition(FINAL_MARK)[2].replace(",", "").strip() if FINAL_MARK in answer else answer.strip()
+    if not 0 < len(answer) <= MAX_ANSWER_CHARS:
+        raise ConfigError(f"problem {name}: an answer of {len(answer)} characters; 1 to {MAX_ANSWER_CHARS} are graded.")
     trace = str(row.get("trace") or "")
     if trace:
-        family = {True: "correct", False: "incorrect"}.get(row.get("is_correct"), "all")  # type: ignore[arg-type]
+        right = row.get("is_correct")
+        family = {"True": "correct", "False": "incorrect"}.get(str(right), "all")
     else:
         family = _first(row, FAMILY) or "all"
     return Problem(name, family, question + INSTRUCTION, answer, trace=trace)
@@ -125,11 +133,11 @@ def read_file(path: Path) -> RecordedSource:
     if not path.is_file():
         raise ConfigError(f"problems={str(path)!r}: there is no such file. Give a .jsonl with a problem a line.")
     rows: list[Row] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         try:
             row = json.loads(line) if line.strip() else None
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}, line {number} is not JSON: {error}.") from error
+        except (ValueError, RecursionError) as error:  # JSON, UTF-8, huge numbers, deep nesting
+            raise ConfigError(f"{path}, line {number} is not JSON: {str(error)[:200]}.") from error
         if row is not None and not isinstance(row, dict):
             raise ConfigError(f"{path}, line {number} is not a JSON object.")
         if row is not None:
@@ -148,8 +156,9 @@ def read_hub(name: str) -> RecordedSource:
         rows = list(hub.rows())
     except ImportError as error:
         raise ConfigError(f"{_not_there(name)} ({error.name} is not installed: pip install kv-gym[hub].)") from error
-    except (OSError, ValueError, RuntimeError) as error:  # what datasets and huggingface_hub raise without a network
-        raise ConfigError(f"{_not_there(name)} ({type(error).__name__}: {str(error).splitlines()[0][:200]})") from error
+    except Exception as error:  # datasets, huggingface_hub and their HTTP clients all raise their own kinds
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise ConfigError(f"{_not_there(name)} ({type(error).__name__}: {first})") from error
     return RecordedSource(name, rows)
 
 

@@ -124,3 +124,13 @@ def test_state_set_in_a_layer_is_that_of_the_whole(make_cache: MakeCache, make_v
         torch.testing.assert_close(layer.total_attention, view.total_attention[:, index : index + 1])
     assert view.carry("mine")[:, 0].eq(1).all() and view.carry("mine")[:, 1].eq(2).all()
     assert view.memory("ours", (3,))[:, 1].eq(2).all()
+
+
+def test_one_mlp_for_all_does_not_trust_inputs_beyond_what_it_saw() -> None:
+    torch.manual_seed(0)
+    scorer = Scorer(config(shared=True)).requires_grad_(False)
+    inputs = torch.randn(2, 2, 2, 5, 3) * torch.tensor([1.0, 1.0, 1e-4]) + 2  # the last one was constant in training
+    scorer.standardise(inputs)
+    moved = inputs + torch.tensor([0.0, 0.0, 1.0])
+    assert (scorer(moved) - scorer(inputs)).abs().max() < 10 * scorer.w1.abs().sum() * scorer.w2.abs().sum()
+    torch.testing.assert_close(scorer(moved), scorer(moved + torch.tensor([0.0, 0.0, 5.0])), atol=1e-4, rtol=0)

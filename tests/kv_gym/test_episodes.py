@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ import torch
 from kv_gym.config import make_config
 from kv_gym.episodes import EpisodeBatch, is_playable
 from kv_gym.errors import BudgetError, ConfigError, ScoreError
+from kv_gym.grading import is_correct
 from kv_gym.llm.loading import load_llm
-from kv_gym.problems import problem_source
+from kv_gym.problems import Problem, problem_source
 from kv_gym.reference import ReferenceStore, answer_start
 
 ENV = "KVEvict-AIME-v0"
@@ -277,3 +279,32 @@ def test_a_prompt_longer_than_the_cache_is_read_and_not_written(small, mode):
     assert counted > 0 and llm.decode(batch.generated(0)) == batch.text(0)
     record = batch.record(0)
     assert record.n_tokens <= config.max_new_tokens + config.max_answer_tokens
+
+
+def test_a_stop_token_in_the_prompt_ends_nothing(small):
+    """Chat templates end the user's turn with the token that ends a generation."""
+    llm, config, refs = small
+    reference = max(refs, key=lambda r: r.n_prompt)
+    tokens = reference.tokens.clone()
+    tokens[config.slots + 4] = llm.stop_ids[0]
+    assert config.slots + 4 < reference.n_prompt - 1
+    batch = EpisodeBatch(llm, config, 1)
+    batch.reset([0], [replace(reference, tokens=tokens)], [0])
+    batch.step(random_scores(batch))
+    assert batch.active[0] and not batch.stopped[0]
+
+
+def test_what_follows_the_box_behind_a_trace_is_not_graded(small):
+    llm, config, _ = small
+    problem = Problem("mine/0", "all", "1 + 1?", "42", trace="one and one is 42. " * 6 + "\\boxed{42}")
+    config = config.model_copy(update={"mode": "replay", "max_new_tokens": 200})
+    (reference,) = ReferenceStore(llm, config).get([problem])
+    batch = EpisodeBatch(llm, config, 1)
+    batch.reset([0], [reference], [0])
+    forced = int(batch.forced[0])
+    said = torch.tensor(llm.encode("42}. so \\boxed{7}" + "0" * 40))[: config.max_answer_tokens]
+    batch.tokens[0, forced : forced + len(said)] = said
+    batch.end[0] = forced + len(said)
+    assert batch._answer_text(0).endswith("\\boxed{42}") and is_correct(batch._answer_text(0), "42")
+    with pytest.raises(ConfigError, match="is a recorded trace, which is replayed. Use mode='replay'"):
+        EpisodeBatch(llm, config.model_copy(update={"mode": "generate"}), 1).reset([0], [reference], [0])

@@ -70,11 +70,23 @@ def test_an_environment_has_no_more_problems_than_its_set(write: Write) -> None:
         ({"problem": "p"}, "mine/0: a row needs a question .* this one has problem"),
         ({"answer": "1"}, "mine/0: a row needs a question"),
         ("", "'mine' has no rows"),
+        ({"problem": "p", "answer": "abc ####"}, "mine/0: an answer of 0 characters"),
+        ({"problem": "p", "answer": "1" * 201}, "mine/0: an answer of 201 characters"),
+        ('{"problem": "p", "answer": ' + "9" * 5000 + "}", "line 1 is not JSON"),
+        ("[" * 100_000, "line 1 is not JSON"),
     ],
 )
 def test_bad_files_are_refused(line: Any, message: str, write: Write) -> None:
     with pytest.raises(ConfigError, match=message):
         read_file(write(line))
+
+
+def test_odd_but_right_files_are_read(write: Write) -> None:
+    odd = '{"problem": "a\u2028b\x85c", "answer": "1", "is_correct": [1], "trace": "t"}\n'
+    source = read_file(write(odd))
+    assert source.size("test") == 1 and source.problem("test", 0, 0).family == "all"
+    with pytest.raises(ConfigError, match="'mine' has two problems 'mine/x'"):
+        read_file(write({"id": "x", "problem": "p", "answer": "1"}, {"id": "x", "problem": "q", "answer": "2"}))
 
 
 def test_missing_file_and_unknown_name() -> None:
@@ -103,7 +115,7 @@ def test_hub_sets_are_asked_for_by_their_names(monkeypatch: pytest.MonkeyPatch) 
     assert asked == [("openai/gsm8k", "main", "test")]
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no route to host"), ValueError("unknown split")])
+@pytest.mark.parametrize("error", [ConnectionError("no route to host"), ValueError("unknown split"), Exception("")])
 def test_without_a_network_both_ways_are_named(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(*args: Any, **kwargs: Any) -> None:
         raise error
