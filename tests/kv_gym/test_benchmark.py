@@ -248,7 +248,7 @@ def test_only_agents_with_hindsight_get_it(small: Bench, tmp_path: Path) -> None
 def test_answers_are_graded(small: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The random model knows no answer; here every other problem counts as solved."""
     golds = [text.problem.answer for text in references(small)]
-    monkeypatch.setattr("kv_gym.episodes.is_correct", lambda text, gold: gold != golds[1])
+    monkeypatch.setattr("kv_gym.episodes.grade", lambda text, gold, graded: float(gold != golds[1]))
     rows = run_bench(replace(small, modes=["generate"]), tmp_path / "rows.jsonl").rows
     assert sorted((row.problem, row.correct, row.correct_full) for row in rows) == [
         ("aime/test/0/0", True, False), ("aime/test/0/1", False, False), ("aime/test/0/2", True, False),

@@ -239,16 +239,17 @@ def test_action_masks_are_the_unprotected_slots() -> None:
     assert env.step(52)[4]["n_illegal"] == 1
 
 
-def test_success_and_reward_come_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kv_gym.episodes.is_correct", lambda text, answer: True)
+@pytest.mark.parametrize("score", [1.0, 0.5])
+def test_success_and_reward_come_at_the_end(score: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kv_gym.episodes.grade", lambda text, answer, graded: score)
     env = make(w_correct=3.0, w_loss=0.5, w_attention=0.25)
     *before, last = finish(env)
     assert [step[4]["is_success"] for step in before] == [False] * len(before)
-    assert last[4]["is_success"] is True
+    assert last[4]["is_success"] is (score == 1)
     for _, reward, _, _, info in [*before[1:], last]:
         terms = info["reward_terms"]
         assert reward == pytest.approx(3 * terms["correct"] - terms["loss_spike"] / 2 - terms["attention_spike"] / 4)
-    assert last[4]["reward_terms"]["correct"] == 1
+    assert last[4]["reward_terms"]["correct"] == score
     assert env.reset()[1]["is_success"] is False
 
 
