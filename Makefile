@@ -2,6 +2,7 @@
 # make test         install, then run the tests
 # make lint         ruff and mypy
 # make bench-speed  tokens a second against transformers' generate
+# make results-seeds  the same for the three seeds of foresight-rl's first stage
 # make results      the numbers and the plot in the README: all agents, all budgets, the whole test split (long)
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +13,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-.PHONY: install demo test lint bench-speed results clean
+.PHONY: install demo test lint bench-speed results results-seeds clean
 install: .venv/installed
 
 demo: install
@@ -34,6 +35,13 @@ results: install
 		--budget 256 --width 64 --out leaderboards/results/KVEvict-AIME-v0
 	gzip -9 -n -c leaderboards/results/KVEvict-AIME-v0/rows.jsonl > leaderboards/results/KVEvict-AIME-v0/rows.jsonl.gz
 	$(BIN)/kv-gym report leaderboards/results/KVEvict-AIME-v0 --markdown > leaderboards/results/KVEvict-AIME-v0/README.md
+
+results-seeds: install
+	$(BIN)/kv-gym bench KVEvict-AIME-v0 --agent foresight-rl,checkpoint=seeds/foresight-rl-0 \
+		--agent foresight-rl,checkpoint=seeds/foresight-rl-1 --agent foresight-rl,checkpoint=seeds/foresight-rl-2 \
+		--problems 256 --budget 48 --budget 64 --budget 96 --budget 128 --budget 192 --budget 256 --width 64 --mode generate \
+		--out leaderboards/results/KVEvict-AIME-v0-seeds
+	gzip -9 -n -c leaderboards/results/KVEvict-AIME-v0-seeds/rows.jsonl > leaderboards/results/KVEvict-AIME-v0-seeds/rows.jsonl.gz
 
 clean:
 	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache
