@@ -26,7 +26,7 @@ from kv_gym.config import EnvConfig, env_page, make_config
 from kv_gym.episodes import EpisodeBatch, EpisodeRecord, is_playable
 from kv_gym.errors import ConfigError, ScoreError
 from kv_gym.llm.loading import FrozenLLM, load_llm
-from kv_gym.problems import Problem, problem_count, problem_source
+from kv_gym.problems import Problem, list_problems
 from kv_gym.reference import Reference, ReferenceStore, answer_start
 from kv_gym.rows import EpisodeRow, RowFile, RowKey, RunRow, sha256_of
 
@@ -225,9 +225,7 @@ def plays(reference: Reference, config: EnvConfig) -> bool:
 
 def prepare(llm: FrozenLLM, bench: Bench, config: EnvConfig, progress: Progress) -> list[Episode]:
     """Return an episode for every problem and seed, with the full-cache generation of each."""
-    source = problem_source(config.problems)
-    problems = [source.problem(config.split, config.problem_seed, index) for index in range(problem_count(config))]
-    wanted = [(problem, seed) for problem in problems for seed in range(bench.seeds)]
+    wanted = [(problem, seed) for problem in list_problems(config) for seed in range(bench.seeds)]
     store = ReferenceStore(llm, config)
     keys = [store.key(problem, seed) for problem, seed in wanted]
     unique = dict(zip(keys, wanted, strict=True))  # greedy: one reference for all seeds

@@ -130,11 +130,13 @@ CONTEXT: tuple[tuple[str, str], ...] = (
 @torch.no_grad()
 def slot_features(slots: SlotView) -> Tensor:
     """Return all columns of `FEATURES`, [N, L, H_kv, S, F] float32, within [-10, 10]."""
-    parts = []
-    for layer in slots.layers():
-        layer.attention(32)  # the longest first: all others are slices of it
-        parts.append(feature_columns(layer, FEATURES))
-    return torch.cat(parts, 1)
+    return torch.cat([all_columns(layer) for layer in slots.layers()], 1)
+
+
+def all_columns(slots: SlotView) -> Tensor:
+    """The same, of all layers of a view at once."""
+    slots.attention(32)  # more than a window's queries: what is asked for later are slices of it
+    return feature_columns(slots, FEATURES)
 
 
 def feature_columns(slots: SlotView, chosen: Sequence[Feature]) -> Tensor:

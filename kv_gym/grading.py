@@ -21,7 +21,7 @@ import sys
 import threading
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kv_gym.errors import KVGymError
 
@@ -32,6 +32,9 @@ KILL_TIME = 0.1  # seconds of a timeout kept back to kill and replace the worker
 START_TIMEOUT = 60.0  # seconds; about 1 on a free core
 MEMORY_LIMIT = 1024 * 2**20  # bytes of address space; the idle worker takes about a tenth
 NUMERIC_DIGITS = 50  # at math-verify's 15, pi*10^-20 and 2*pi*10^-20 count as equal
+
+Graded = Literal["answer", "coverage"]
+"""How a generation is scored, see `grade`."""
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +85,7 @@ def coverage(text: str, gold: str) -> float:
     return len(wanted & set(list(dict.fromkeys(found))[: len(wanted)])) / len(wanted)
 
 
-def grade(text: str, gold: str, graded: str) -> float:
+def grade(text: str, gold: str, graded: Graded) -> float:
     """Score a generation, 0 to 1: by `coverage`, or 1 for the right boxed `answer`."""
     return coverage(text, gold) if graded == "coverage" else float(is_correct(text, gold))
 

@@ -62,7 +62,7 @@ class SlotView:
         self.decision, self.seeds = decision, seeds
         self._token_surprisal, self._token_entropy = token_surprisal, token_entropy
         self.hindsight = hindsight
-        self._rows = torch.empty(0)
+        self._rows: Tensor | None = None
         self._layers = slice(None)
 
     def layers(self) -> Iterator[SlotView]:
@@ -74,7 +74,7 @@ class SlotView:
         assert self._layers == slice(None), "a single layer has no layers"
         for index in range(self._cache.shape.n_layers):
             one, here = copy.copy(self), slice(index, index + 1)
-            one._cache, one._layers, one._rows = self._cache.layer(index), here, torch.empty(0)
+            one._cache, one._layers, one._rows = self._cache.layer(index), here, None
             one.protected = self.protected[:, here]
             if self.hindsight is not None:
                 one.hindsight = Hindsight(self.hindsight.future[:, here], self.hindsight.total[:, here])
@@ -124,7 +124,7 @@ class SlotView:
                 Ask for the longest first: shorter ones are slices of it.
         """
         wanted = self.evict_every if n_queries is None else min(n_queries, self._cache.n_obs)
-        if self._rows.ndim == 1 or self._rows.shape[-2] < wanted:
+        if self._rows is None or self._rows.shape[-2] < wanted:
             self._rows = self._cache.rows(wanted).transpose(0, 1)
         return self._rows[..., -wanted:, :]
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from kv_agents import checkpoints
 from kv_agents.policy import order_log_prob
 from kv_agents.scorer import Scorer, ScorerConfig, read_inputs
-from kv_agents.training import Course, Log, load_state, save_state, steps_with_bar
+from kv_agents.training import Course, Log, load_state, save_state, set_rate, steps_with_bar
 from kv_gym.episodes import EpisodeBatch
 from kv_gym.eviction import slots_to_keep
 from kv_gym.reference import Reference
@@ -291,8 +291,7 @@ class Distiller:
 
     def _update(self, lesson: Lesson, rate: float) -> None:
         assert self.scorer is not None and self.optimizer is not None
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         recipe, scores = self.recipe, self.scorer(lesson.inputs)
         if recipe.loss == "order":
             loss = order_loss(scores, lesson, recipe.samples)

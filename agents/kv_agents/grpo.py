@@ -23,7 +23,7 @@ from torch import Tensor
 from kv_agents import checkpoints
 from kv_agents.policy import order_log_prob, sample, scores_of
 from kv_agents.scorer import Scorer, read_inputs
-from kv_agents.training import Course, Log, load_state, mean_return, save_state, steps_with_bar
+from kv_agents.training import Course, Log, load_state, mean_return, save_state, set_rate, steps_with_bar
 from kv_gym.episodes import EpisodeBatch
 
 VALIDATE_EVERY = 20  # iterations
@@ -260,8 +260,7 @@ class Tuner:
         with torch.no_grad():
             start = self._log_prob(self.start, rollouts.inputs)
         losses, gaps, clipped = [], [], []
-        for options in self.optimizer.param_groups:
-            options["lr"] = self.recipe.lr * (1 - self.iteration / self.recipe.iterations)
+        set_rate(self.optimizer, self.recipe.lr * (1 - self.iteration / self.recipe.iterations))
         order = torch.randperm(len(rollouts.advantage), generator=generator).to(rollouts.advantage.device)
         for part in order.tensor_split(self.recipe.minibatches):
             new = self._log_prob(self.scorer, rollouts.inputs[part])

@@ -18,6 +18,7 @@ from kv_gym.errors import ConfigError, unknown_name
 from kv_gym.features import (
     FEATURES,
     LIMIT,
+    all_columns,
     context_features,
     decayed_per_opportunity,
     feature_columns,
@@ -83,12 +84,6 @@ def traits(slots: SlotView) -> Tensor:
     return feature_columns(slots, TRAITS)
 
 
-def features(slots: SlotView) -> Tensor:
-    """All columns of `kv_gym.features`, [N, L, H_kv, S, F]."""
-    slots.attention(32)  # the longest first
-    return feature_columns(slots, FEATURES)
-
-
 INPUTS: dict[str, Callable[[SlotView], Tensor]] = {
     "keys": lambda slots: slots.keys.float(),
     "unrotated_keys": unrotated_keys,
@@ -97,7 +92,7 @@ INPUTS: dict[str, Callable[[SlotView], Tensor]] = {
     "statistics": attention_statistics,
     "traits": traits,
     "newer_twin": lambda slots: newer_twin(slots)[..., None],
-    "features": features,
+    "features": all_columns,
     "context": context,
 }
 

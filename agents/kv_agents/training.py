@@ -20,7 +20,7 @@ from kv_gym.display import progress_bar
 from kv_gym.episodes import EpisodeBatch, is_playable
 from kv_gym.errors import ConfigError
 from kv_gym.llm.loading import FrozenLLM, load_llm
-from kv_gym.problems import problem_source
+from kv_gym.problems import list_problems
 from kv_gym.reference import Reference, ReferenceStore
 
 STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
@@ -47,10 +47,7 @@ class Course:
         self.validation = self._references(config, "validation", n_validation, ())
 
     def _references(self, config: EnvConfig, split: str, n: int, families: Sequence[str]) -> list[Reference]:
-        source = problem_source(config.problems)
-        problems = [
-            source.problem(split, config.problem_seed, index) for index in range(min(n, source.size(split) or n))
-        ]
+        problems = list_problems(config.model_copy(update={"split": split, "n_problems": n}))
         chosen = [problem for problem in problems if not families or problem.family in families]
         if not chosen:
             known = sorted({problem.family for problem in problems})
@@ -112,6 +109,12 @@ def mean_return(
     while batch.active.any():
         total += batch.step(scorer.score(batch.slots())).reward
     return total, float(batch.correct.mean())
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of everything an optimizer steps."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 class Log:

@@ -44,4 +44,10 @@ def problem_count(config: EnvConfig) -> int:
     return config.n_problems if size is None else min(config.n_problems, size)
 
 
-__all__ = ["Problem", "ProblemSource", "problem_count", "problem_source"]
+def list_problems(config: EnvConfig) -> list[Problem]:
+    """All problems of an env."""
+    source = problem_source(config.problems)
+    return [source.problem(config.split, config.problem_seed, index) for index in range(problem_count(config))]
+
+
+__all__ = ["Problem", "ProblemSource", "list_problems", "problem_count", "problem_source"]

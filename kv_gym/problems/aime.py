@@ -15,11 +15,19 @@ How a line of a solution is worked out: `kv_gym.problems.worked`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from kv_gym.problems.worked import LETTERS, MODULUS, Draft, MadeSource, boxed, draw_values, worked_line
+from kv_gym.problems.worked import (
+    LETTERS,
+    MODULUS,
+    Draft,
+    Drawer,
+    MadeSource,
+    boxed,
+    draw_entries,
+    draw_values,
+    worked_line,
+)
 
 FLAGS = "ABCDEFGH"
 FLAG_BELOW = 5
@@ -46,8 +54,7 @@ def ledger(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
     names = [LETTERS[i] for i in rng.permutation(len(LETTERS))[:3]]
     values = draw_values(rng, names, near)
     opening = ",".join(f"{name}={values[name]:03}" for name in names)
-    pairs = [(a, op, b) for a in names for b in names if a != b for op in "+-"]
-    entries = [pairs[i] for i in rng.permutation(len(pairs))[:n_ops]]
+    entries = draw_entries(rng, names, n_ops)
     query = names[int(rng.integers(3))]
     lines = [worked_line(a, a, op, b, values) for a, op, b in entries]
     listed = ",".join("".join(entry) for entry in entries)
@@ -94,7 +101,7 @@ def collect(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
     return prompt, "\n".join(lines), values["s"]
 
 
-FAMILIES: dict[str, Callable[[np.random.Generator, int, bool], Draft]] = {
+FAMILIES: dict[str, Drawer] = {
     "graph": graph,
     "ledger": ledger,
     "lag": lag,
@@ -104,16 +111,9 @@ FAMILIES: dict[str, Callable[[np.random.Generator, int, bool], Draft]] = {
 N_OPS = {"graph": (6, 8), "ledger": (7, 8), "lag": (8, 13), "collect": (7, 10)}
 
 
-def draft(family: str, rng: np.random.Generator, n_ops: int | None = None, near: bool = False) -> Draft:
-    """Draw one problem of a family; `n_ops` and `near` make training problems shorter or values alike."""
-    low, high = N_OPS[family]
-    return FAMILIES[family](rng, int(rng.integers(low, high + 1)) if n_ops is None else n_ops, near)
-
-
 class AIMESource(MadeSource):
     """The four families in turn."""
 
     name = "aime"
-    families = tuple(FAMILIES)
+    drafts = FAMILIES
     n_ops = N_OPS
-    draft = staticmethod(draft)

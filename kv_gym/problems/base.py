@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
+
+from kv_gym.grading import Graded
 
 SPLIT_IDS = {"train": 0, "validation": 1, "test": 2}
 
@@ -30,7 +32,7 @@ class Problem:
     prompt: str
     answer: str
     solution: str = ""
-    graded: Literal["answer", "coverage"] = "answer"
+    graded: Graded = "answer"
     trace: str = ""
 
 
@@ -38,7 +40,11 @@ class ProblemSource(Protocol):
     """Where problems come from. Problems are a pure function of (split, seed, index)."""
 
     name: str
-    families: tuple[str, ...]
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Kinds of problems."""
+        ...
 
     def size(self, split: str) -> int | None:
         """Number of problems of a split; None is without end."""

@@ -10,19 +10,21 @@ out each statement as it is executed. Families:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from kv_gym.problems.worked import LETTERS, Draft, MadeSource, boxed, draw_values, worked_line
+from kv_gym.problems.worked import (
+    LETTERS,
+    Draft,
+    Drawer,
+    Entry,
+    MadeSource,
+    boxed,
+    draw_entries,
+    draw_values,
+    worked_line,
+)
 
-Statement = tuple[str, str, str]  # target, operator, other variable: target = target op other
-Block = tuple[int, list[Statement]]  # repetitions, body
-
-
-def _statements(rng: np.random.Generator, names: list[str], n: int) -> list[Statement]:
-    pairs = [(a, op, b) for a in names for b in names if a != b for op in "+-"]
-    return [pairs[i] for i in rng.permutation(len(pairs))[:n]]
+Block = tuple[int, list[Entry]]  # repetitions, body
 
 
 def _run(kind: str, rng: np.random.Generator, blocks: list[Block], names: list[str], near: bool) -> Draft:
@@ -49,14 +51,14 @@ def _names(rng: np.random.Generator) -> list[str]:
 def straight(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
     """Statements without a loop."""
     names = _names(rng)
-    return _run("straight", rng, [(1, _statements(rng, names, n_ops))], names, near)
+    return _run("straight", rng, [(1, draw_entries(rng, names, n_ops))], names, near)
 
 
 def loop(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
     """A loop of two statements, with single ones before and after it."""
     names = _names(rng)
     times = max(2, (n_ops - 2) // 2)
-    before, body, after = (_statements(rng, names, n) for n in (1, 2, 1))
+    before, body, after = (draw_entries(rng, names, n) for n in (1, 2, 1))
     return _run("loop", rng, [(1, before), (times, body), (1, after)], names, near)
 
 
@@ -65,11 +67,11 @@ def loops(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
     names = _names(rng)
     first = int(rng.integers(2, 4))
     second = max(2, n_ops // 2 - first)
-    blocks = [(times, _statements(rng, names, 2)) for times in (first, second)]
+    blocks = [(times, draw_entries(rng, names, 2)) for times in (first, second)]
     return _run("loops", rng, blocks, names, near)
 
 
-FAMILIES: dict[str, Callable[[np.random.Generator, int, bool], Draft]] = {
+FAMILIES: dict[str, Drawer] = {
     "straight": straight,
     "loop": loop,
     "loops": loops,
@@ -78,16 +80,9 @@ N_OPS = (7, 9)
 """Executed statements, lowest and highest: solutions of about 330 to 480 tokens."""
 
 
-def draft(family: str, rng: np.random.Generator, n_ops: int | None = None, near: bool = False) -> Draft:
-    """Draw one problem of a family; about `n_ops` statements are executed."""
-    low, high = N_OPS
-    return FAMILIES[family](rng, int(rng.integers(low, high + 1)) if n_ops is None else n_ops, near)
-
-
 class CodeSource(MadeSource):
     """The three families in turn."""
 
     name = "code"
-    families = tuple(FAMILIES)
+    drafts = FAMILIES
     n_ops = dict.fromkeys(FAMILIES, N_OPS)
-    draft = staticmethod(draft)

@@ -9,13 +9,10 @@ The answers are added up as they are found, so that each question takes a line a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from kv_gym.problems.worked import LETTERS, MODULUS, Draft, MadeSource, boxed, draw_values, worked_line
+from kv_gym.problems.worked import KEYS, LETTERS, MODULUS, Draft, Drawer, MadeSource, boxed, draw_values, worked_line
 
-KEYS = [a + b for a in LETTERS for b in LETTERS if a != b]
 SUM = "s"  # not among the letters
 
 
@@ -57,7 +54,7 @@ def twins(rng: np.random.Generator, n_asked: int, near: bool) -> Draft:
     return _ask("twins", _draw(rng, keys, near), [keys[2 * i + int(rng.integers(2))] for i in range(n_asked)])
 
 
-FAMILIES: dict[str, Callable[[np.random.Generator, int, bool], Draft]] = {
+FAMILIES: dict[str, Drawer] = {
     "records": records,
     "updates": updates,
     "twins": twins,
@@ -66,16 +63,9 @@ N_ASKED = (7, 9)
 """Questions per problem, lowest and highest: solutions of about 300 to 430 tokens."""
 
 
-def draft(family: str, rng: np.random.Generator, n_ops: int | None = None, near: bool = False) -> Draft:
-    """Draw one problem of a family; `n_ops` questions."""
-    low, high = N_ASKED
-    return FAMILIES[family](rng, int(rng.integers(low, high + 1)) if n_ops is None else n_ops, near)
-
-
 class RetrievalSource(MadeSource):
     """The three families in turn."""
 
     name = "retrieval"
-    families = tuple(FAMILIES)
+    drafts = FAMILIES
     n_ops = dict.fromkeys(FAMILIES, N_ASKED)
-    draft = staticmethod(draft)

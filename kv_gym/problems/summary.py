@@ -10,12 +10,12 @@ Families:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 
-from kv_gym.problems.worked import LETTERS, MODULUS, Draft, MadeSource
+from kv_gym.grading import Graded
+from kv_gym.problems.worked import KEYS, LETTERS, MODULUS, Draft, Drawer, MadeSource
 
 OTHERS = 3
 """Facts that do not matter, for each that does."""
@@ -37,8 +37,7 @@ def _facts(rng: np.random.Generator, salient: list[str], others: list[str], near
 
 def marked(rng: np.random.Generator, n_salient: int, near: bool) -> Draft:
     """Marked facts among others."""
-    keys = [a + b for a in LETTERS for b in LETTERS if a != b]
-    drawn = [keys[i] for i in rng.permutation(len(keys))[: (1 + OTHERS) * n_salient]]
+    drawn = [KEYS[i] for i in rng.permutation(len(KEYS))[: (1 + OTHERS) * n_salient]]
     return _document("marked", "", _facts(rng, drawn[:n_salient], drawn[n_salient:], near), "!")
 
 
@@ -52,22 +51,15 @@ def topic(rng: np.random.Generator, n_salient: int, near: bool) -> Draft:
     return _document("topic", f"{letters[0]}:", _facts(rng, salient, others, near), "")
 
 
-FAMILIES: dict[str, Callable[[np.random.Generator, int, bool], Draft]] = {"marked": marked, "topic": topic}
+FAMILIES: dict[str, Drawer] = {"marked": marked, "topic": topic}
 N_SALIENT = (9, 12)
 """Salient facts per document, lowest and highest: texts of about 320 to 480 tokens."""
-
-
-def draft(family: str, rng: np.random.Generator, n_ops: int | None = None, near: bool = False) -> Draft:
-    """Draw one problem of a family with `n_ops` salient facts."""
-    low, high = N_SALIENT
-    return FAMILIES[family](rng, int(rng.integers(low, high + 1)) if n_ops is None else n_ops, near)
 
 
 class SummarySource(MadeSource):
     """The two families in turn."""
 
     name = "summary"
-    families = tuple(FAMILIES)
+    drafts = FAMILIES
     n_ops = dict.fromkeys(FAMILIES, N_SALIENT)
-    graded: ClassVar[Literal["answer", "coverage"]] = "coverage"
-    draft = staticmethod(draft)
+    graded: ClassVar[Graded] = "coverage"

@@ -7,17 +7,22 @@ value stated again under its name. That makes the arithmetic learnable by a mode
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, Literal
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import numpy as np
 
+from kv_gym.grading import Graded
 from kv_gym.problems.base import Problem, problem_rng
 
 MODULUS = 1000
 LETTERS = "abcdefghijklmnopqr"
 
+KEYS = [a + b for a in LETTERS for b in LETTERS if a != b]
+
 Draft = tuple[str, str, int | str]  # prompt, solution, answer
+Drawer = Callable[[np.random.Generator, int, bool], Draft]  # (rng, operations, values alike)
+Entry = tuple[str, str, str]  # target, operator, other variable: target = target op other
 
 
 def worked_line(target: str, left: str, op: str, right: str, values: dict[str, int]) -> str:
@@ -51,22 +56,36 @@ def draw_values(rng: np.random.Generator, names: str | list[str], near: bool) ->
     return values
 
 
+def draw_entries(rng: np.random.Generator, names: list[str], n: int) -> list[Entry]:
+    """Draw n different ways of adding one variable to another or taking it away."""
+    every = [(a, op, b) for a in names for b in names if a != b for op in "+-"]
+    return [every[i] for i in rng.permutation(len(every))[:n]]
+
+
 class MadeSource:
     """Problems without end, a pure function of (split, seed, index): problem `index` is of family ``index % families``.
 
     Attributes:
         name: Starts the problems' ids.
-        families: Their kinds.
+        drafts: What draws a problem of each family.
         graded: How answers are scored.
         n_ops: Operations (questions, statements, salient facts) of each family's problems, lowest and highest.
-        draft: Draws (prompt, solution, answer) of a family.
     """
 
     name: str
-    families: tuple[str, ...]
-    graded: ClassVar[Literal["answer", "coverage"]] = "answer"
-    n_ops: ClassVar[dict[str, tuple[int, int]]]
-    draft: ClassVar[Callable[..., Draft]]
+    drafts: ClassVar[Mapping[str, Drawer]]
+    graded: ClassVar[Graded] = "answer"
+    n_ops: ClassVar[Mapping[str, tuple[int, int]]]
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Kinds of problems, in turn."""
+        return tuple(self.drafts)
+
+    def draft(self, family: str, rng: np.random.Generator, n_ops: int | None = None, near: bool = False) -> Draft:
+        """Draw one problem of a family; `n_ops` and `near` make training problems shorter or values alike."""
+        low, high = self.n_ops[family]
+        return self.drafts[family](rng, int(rng.integers(low, high + 1)) if n_ops is None else n_ops, near)
 
     def size(self, split: str) -> int | None:
         """There is no last problem."""

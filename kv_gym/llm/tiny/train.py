@@ -163,7 +163,8 @@ class Batches:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.tokenizer = build_tokenizer(() if recipe.sources == ("aime",) else DOMAINS)
-        self.kinds = [(MADE[name], family) for name in recipe.sources for family in MADE[name].families]
+        self.sources = [MADE[name]() for name in recipe.sources]
+        self.kinds = [(source, family) for source in self.sources for family in source.families]
 
     def example(self, step: int, index: int) -> tuple[list[int], int]:
         """Return (token ids, prompt length) of training problem `index` as it is at `step` of the curriculum."""
@@ -277,7 +278,7 @@ class Trainer:
         """Share of validation problems whose every solution token is the most likely one, per family."""
         right: dict[str, list[float]] = {}
         generator = torch.Generator().manual_seed(1)
-        sources = [MADE[name]() for name in self.recipe.sources]
+        sources = self.batches.sources
         for source, index in [(source, index) for source in sources for index in range(n // len(sources))]:
             problem = source.problem("validation", 0, index)
             n_prompt = len(self.batches.tokenizer(problem.prompt).input_ids)
