@@ -132,7 +132,7 @@ class EpisodeBatch:
         self.entropy_below = column(torch.float32)
         self.active = column(torch.bool)
         self.sums = {name: column(torch.float64) for name in SUMS}
-        self.stopped, self.correct = column(torch.bool), column(torch.float32)
+        self.stopped, self.correct = column(torch.bool), column(torch.float64)
         self.references: list[Reference | None] = [None] * n
         self._actions = [hashlib.sha256() for _ in range(n)]
 

@@ -144,7 +144,7 @@ class ReferenceStore:
             "hash": reference.hash,
             "n_prompt": str(reference.n_prompt),
             "stop": reference.stop,
-            "correct": f"{reference.correct:g}",
+            "correct": f"{reference.correct:.17g}",
         }
         temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
@@ -290,5 +290,5 @@ def _reference(
     surprisal[0] = entropy[0] = 0
     stop = "eos" if int(tokens[-1]) in llm.stop_ids else "length"
     correct = grade(llm.decode(tokens[n_prompt:]), problem.answer, problem.graded)
-    hashed = content_hash(llm.fingerprint, tokens, surprisal, entropy, stop, f"{correct:g}")
+    hashed = content_hash(llm.fingerprint, tokens, surprisal, entropy, stop, f"{correct:.17g}")
     return Reference(problem, tokens, n_prompt, surprisal, entropy, stop, correct, hashed)

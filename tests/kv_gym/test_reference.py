@@ -129,3 +129,11 @@ def test_reading_a_prompt_in_chunks_changes_nothing(config, tmp_path, monkeypatc
         assert torch.equal(one.tokens, other.tokens)
         torch.testing.assert_close(one.surprisal, other.surprisal, atol=1e-5, rtol=0)
         torch.testing.assert_close(one.entropy, other.entropy, atol=1e-5, rtol=0)
+
+
+def test_a_share_is_read_back_exactly(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("kv_gym.reference.grade", lambda text, answer, graded: 1 / 3)
+    llm = load_llm(config.model)
+    (made,) = ReferenceStore(llm, config, tmp_path).get(PROBLEMS[:1])
+    (read,) = ReferenceStore(llm, config, tmp_path).get(PROBLEMS[:1])
+    assert made.correct == read.correct == 1 / 3
