@@ -85,7 +85,7 @@ class Recipe:
 RECIPES = {
     "tiny": Recipe(),
     "tiny-domains": Recipe(
-        sources=("retrieval", "code", "summary"), start="tiny", steps=2400, lr=2e-3, decay_from=900, polish_from=1600,
+        sources=("aime", "retrieval", "code", "summary"), start="tiny", steps=2400, lr=2e-3, decay_from=900, polish_from=1600,
         short_until=200, hidden_from=500,
     ),
 }  # fmt: skip
