@@ -23,7 +23,7 @@ import torch
 from kv_gym import provenance
 from kv_gym.agents import AgentLike, AgentSource, agent_source, prepare_agent
 from kv_gym.config import EnvConfig, env_page, make_config
-from kv_gym.episodes import EpisodeBatch, EpisodeRecord, is_playable
+from kv_gym.episodes import ENTROPY_SHARE, EpisodeBatch, EpisodeRecord, is_playable
 from kv_gym.errors import ConfigError, ScoreError
 from kv_gym.llm.loading import FrozenLLM, load_llm
 from kv_gym.problems import Problem, list_problems
@@ -340,8 +340,10 @@ def full_cache_record(llm: FrozenLLM, config: EnvConfig, reference: Reference) -
     generated = reference.tokens[reference.n_prompt :]
     replay = config.mode == "replay"
     end = answer_start(llm, reference) if replay else 0
-    measured = reference.surprisal[max(config.slots + 1, reference.n_prompt) : end]
-    loss = float(measured.double().mean())  # NaN of nothing
+    measured = slice(max(config.slots + 1, reference.n_prompt), end)
+    surprisal = reference.surprisal[measured].double()
+    high = reference.entropy[measured] > reference.entropy_percentile(ENTROPY_SHARE)
+    loss, low, high_loss = (float(x.mean()) for x in (surprisal, surprisal[~high], surprisal[high]))  # NaN of nothing
     spike = 0.0 if replay else math.nan
     return EpisodeRecord(
         correct=reference.correct,
@@ -353,6 +355,10 @@ def full_cache_record(llm: FrozenLLM, config: EnvConfig, reference: Reference) -
         missed_attention=spike,
         loss=loss,
         loss_full=loss,
+        loss_low=low,
+        loss_low_full=low,
+        loss_high=high_loss,
+        loss_high_full=high_loss,
         tokens_sha256=hashlib.sha256(generated.int().cpu().numpy().tobytes()).hexdigest(),
         actions_sha256=hashlib.sha256().hexdigest(),
         text="",

@@ -27,9 +27,13 @@ from kv_gym.shadow import Shadow
 from kv_gym.slots import Hindsight, SlotView
 
 ENTROPY_SHARE = 0.8
-"""Where `entropy_threshold` is not given: the share of an episode's tokens that count as low-entropy (ForesightKV)."""
+"""Share of an episode's tokens that count as low-entropy (ForesightKV); for the reward, where no `entropy_threshold` is
+given."""
 
-SUMS = ("loss", "loss_full", "tokens", "loss_spike", "attention_spike", "missed_attention", "steps")
+SUMS = (
+    "loss", "loss_full", "tokens", "loss_high", "loss_high_full", "tokens_high", "loss_spike", "attention_spike",
+    "missed_attention", "steps",
+)  # fmt: skip
 
 
 @dataclass
@@ -63,6 +67,8 @@ class EpisodeRecord:
         missed_attention: Mean over steps, layers and heads, share.
         loss: Mean loss of the tokens predicted after the first eviction, nats.
         loss_full: The same under the full cache.
+        loss_low, loss_low_full, loss_high, loss_high_full: The same of the four fifths of the tokens with the lowest
+            full-cache entropy, and of the others.
         tokens_sha256: Hash of the generated token ids.
         actions_sha256: Hash of the kept slots, step by step.
         text: What was generated.
@@ -77,6 +83,10 @@ class EpisodeRecord:
     missed_attention: float
     loss: float
     loss_full: float
+    loss_low: float
+    loss_low_full: float
+    loss_high: float
+    loss_high_full: float
     tokens_sha256: str
     actions_sha256: str
     text: str
@@ -129,7 +139,7 @@ class EpisodeBatch:
         self.surprisal_full, self.entropy_full = table(), table()
         self.n_prompt, self.forced, self.end, self.decision, self.seeds = (column() for _ in range(5))
         self.length = column()  # tokens read; the next one, tokens[length], is known but unread
-        self.entropy_below = column(torch.float32)
+        self.entropy_below, self.entropy_high = column(torch.float32), column(torch.float32)
         self.active = column(torch.bool)
         self.sums = {name: column(torch.float64) for name in SUMS}
         self.stopped, self.correct = column(torch.bool), column(torch.float64)
@@ -213,8 +223,9 @@ class EpisodeBatch:
         self.draws[row] = uniform_draws(seed, self.draws.shape[1]).to(self.draws)
         self.n_prompt[row], self.forced[row], self.end[row] = reference.n_prompt, known, limit
         self.decision[row], self.seeds[row], self.length[row] = 0, seed, config.slots
+        self.entropy_high[row] = reference.entropy_percentile(ENTROPY_SHARE)
         threshold = config.entropy_threshold
-        self.entropy_below[row] = reference.entropy_percentile(ENTROPY_SHARE) if threshold is None else threshold
+        self.entropy_below[row] = self.entropy_high[row] if threshold is None else threshold
         self.active[row], self.stopped[row], self.correct[row] = True, False, 0.0
         for values in self.sums.values():
             values[row] = 0
@@ -374,7 +385,8 @@ class EpisodeBatch:
             missed = torch.zeros(len(rows), 1, 1, device=after.device)
             counted &= replay
         loss, loss_full = self.surprisal[row, after], self.surprisal_full[row, after]
-        watched = counted & (self.entropy_full[row, after] <= self.entropy_below[row])
+        entropy = self.entropy_full[row, after]
+        watched, high = counted & (entropy <= self.entropy_below[row]), counted & (entropy > self.entropy_high[row])
         terms = {
             "loss_spike": loss_spike(loss - loss_full, watched, self.config.loss_threshold, self.config.loss_cap),
             "attention_spike": attention_spike(missed, self.config.attention_threshold),
@@ -383,6 +395,9 @@ class EpisodeBatch:
             "loss": (loss * counted).sum(-1),
             "loss_full": (loss_full * counted).sum(-1),
             "tokens": counted.sum(-1),
+            "loss_high": (loss * high).sum(-1),
+            "loss_high_full": (loss_full * high).sum(-1),
+            "tokens_high": high.sum(-1),
             "missed_attention": missed.mean((-2, -1)),
             "steps": torch.ones_like(terms["loss_spike"]),
             **terms,
@@ -414,11 +429,14 @@ class EpisodeBatch:
     def record(self, row: int) -> EpisodeRecord:
         """Sum up the episode in `row`."""
         sums = {name: float(values[row]) for name, values in self.sums.items()}
-        steps, measured = max(sums["steps"], 1), sums["tokens"] > 0
+        steps = max(sums["steps"], 1) if sums["tokens"] > 0 else 0
+        n_high, n_low = sums["tokens_high"], sums["tokens"] - sums["tokens_high"]
+        sums["loss_low"] = sums["loss"] - sums["loss_high"]
+        sums["loss_low_full"] = sums["loss_full"] - sums["loss_high_full"]
         generated = self.generated(row)
 
         def mean(name: str, count: float) -> float:
-            return sums[name] / count if measured else float("nan")
+            return sums[name] / count if count else float("nan")
 
         return EpisodeRecord(
             correct=float(self.correct[row]),
@@ -430,6 +448,10 @@ class EpisodeBatch:
             missed_attention=mean("missed_attention", steps),
             loss=mean("loss", sums["tokens"]),
             loss_full=mean("loss_full", sums["tokens"]),
+            loss_low=mean("loss_low", n_low),
+            loss_low_full=mean("loss_low_full", n_low),
+            loss_high=mean("loss_high", n_high),
+            loss_high_full=mean("loss_high_full", n_high),
             tokens_sha256=hashlib.sha256(generated.int().cpu().numpy().tobytes()).hexdigest(),
             actions_sha256=self._actions[row].hexdigest(),
             text=self.text(row),

@@ -178,9 +178,12 @@ class ReferenceStore:
 
 
 def answer_start(llm: FrozenLLM, reference: Reference) -> int:
-    """Tokens up to and including the opening of the last box; without a box, all but the stop token."""
+    """Tokens up to and including the opening of the last box; without a box, all but the stop token.
+
+    Where the boxed text is all there is to write, as in a summary (`graded="coverage"`), it counts as no answer.
+    """
     generated = reference.tokens[reference.n_prompt :].tolist()
-    opening = llm.decode(generated).rfind(BOX)
+    opening = llm.decode(generated).rfind(BOX) if reference.problem.graded == "answer" else -1
     if opening < 0:
         return len(reference) - int(reference.stop == "eos")
     low, high = 1, len(generated)

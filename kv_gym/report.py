@@ -27,6 +27,7 @@ class CellReport:
         versus_best: Accuracy minus that of the best ranked agent at this budget, paired; None for the best.
         loss_spike: Nats squared, replay.
         loss_ratio: Loss over full-cache loss, replay.
+        loss_ratio_low, loss_ratio_high: The same of low- and of high-entropy tokens.
         missed_attention, attention_spike: Shares, replay.
         kv_bytes_peak, kv_bytes_mean: Mean over episodes.
         tokens_per_second: New tokens over time, generate.
@@ -50,6 +51,8 @@ class CellReport:
     versus_best: Interval | None
     loss_spike: Interval | None
     loss_ratio: Interval | None
+    loss_ratio_low: Interval | None
+    loss_ratio_high: Interval | None
     missed_attention: Interval | None
     attention_spike: Interval | None
     kv_bytes_peak: float | None
@@ -196,7 +199,9 @@ def _cell(name: str, rows: list[EpisodeRow], mode: str, best: list[EpisodeRow] |
         retained=_retained(right, full, problems),
         versus_best=_paired(rows, best, mode),
         loss_spike=_mean(measured, "loss_spike"),
-        loss_ratio=_loss_ratio(measured),
+        loss_ratio=_loss_ratio(measured, "loss"),
+        loss_ratio_low=_loss_ratio(measured, "loss_low"),
+        loss_ratio_high=_loss_ratio(measured, "loss_high"),
         missed_attention=_mean(measured, "missed_attention"),
         attention_spike=_mean(measured, "attention_spike"),
         kv_bytes_peak=_plain_mean(answered, "kv_bytes_peak"),
@@ -239,10 +244,12 @@ def _plain_mean(rows: Iterable[EpisodeRow], name: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _loss_ratio(rows: Iterable[EpisodeRow]) -> Interval | None:
-    measured = [row for row in rows if row.loss is not None and row.loss_full is not None]
-    loss, full = [row.loss or 0.0 for row in measured], [row.loss_full or 0.0 for row in measured]
-    return ratio_interval(loss, full, [row.problem for row in measured])
+def _loss_ratio(rows: Iterable[EpisodeRow], name: str) -> Interval | None:
+    """Loss `name` over the same with the full cache."""
+    found = [(getattr(row, name), getattr(row, f"{name}_full"), row.problem) for row in rows]
+    measured = [(loss, full, problem) for loss, full, problem in found if loss is not None and full is not None]
+    losses, fulls, problems = zip(*measured, strict=True) if measured else ((), (), ())
+    return ratio_interval(losses, fulls, problems)
 
 
 def _scoring_share(rows: Sequence[EpisodeRow]) -> float | None:

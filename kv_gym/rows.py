@@ -89,6 +89,8 @@ class EpisodeRow(_Line):
         n_tokens: Generated tokens, the reference's first ones included. `n_steps`: evictions.
         loss_spike: Nats squared, mean over steps. `attention_spike`, `missed_attention`: shares.
         loss, loss_full: Mean loss of the trace after the first eviction, evicted and full, nats.
+        loss_low, loss_low_full, loss_high, loss_high_full: The same of the four fifths of the tokens with the lowest
+            full-cache entropy, and of the others.
         kv_bytes_peak, kv_bytes_mean: Bytes of keys and values held while writing.
         seconds: Share of the wall time; the shares of a cell sum to its time. `scoring_seconds`: what of it the agent
             took.
@@ -124,6 +126,10 @@ class EpisodeRow(_Line):
     missed_attention: float | None = None
     loss: float | None = None
     loss_full: float | None = None
+    loss_low: float | None = None
+    loss_low_full: float | None = None
+    loss_high: float | None = None
+    loss_high_full: float | None = None
     kv_bytes_peak: int | None = None
     kv_bytes_mean: float | None = None
     seconds: float | None = None

@@ -150,6 +150,26 @@ def test_rewards_are_those_of_the_terms(small, threshold, cap):
     torch.testing.assert_close(result.terms["loss_spike"][0], expected)
 
 
+def test_losses_are_split_at_the_fifth_of_highest_entropy(small):
+    """In replay; the full cache's own losses are those of the reference."""
+    llm, config, _ = small
+    refs = [r for r in references(llm, config, 24) if answer_start(llm, r) > config.slots + 20][:3]
+    batch = EpisodeBatch(llm, config.model_copy(update={"mode": "replay"}), 3, statistics=False)
+    batch.reset([0, 1, 2], refs[:3], [0, 0, 0])
+    play(batch)
+    for row in range(3):
+        reference, record = refs[row], batch.record(row)
+        counted = torch.arange(max(config.slots + 1, reference.n_prompt), answer_start(llm, reference))
+        high = reference.entropy[counted] > torch.quantile(reference.entropy[reference.n_prompt :], 0.8)
+        assert 0 < high.sum() < len(counted)
+        for chosen, loss, full in (
+            (high, record.loss_high, record.loss_high_full), (~high, record.loss_low, record.loss_low_full),
+            (high | ~high, record.loss, record.loss_full),
+        ):  # fmt: skip
+            assert loss == pytest.approx(float(batch.surprisal[row, counted[chosen]].double().mean()), rel=1e-6)
+            assert full == pytest.approx(float(reference.surprisal[counted[chosen]].double().mean()), rel=1e-6)
+
+
 def test_rows_may_start_and_end_at_any_step(small):
     """An episode that fills a row later is the same episode, and does not disturb its neighbours."""
     llm, config, refs = small

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,6 +81,9 @@ def test_the_answer_starts_after_the_last_box():
     unboxed = torch.tensor([*llm.encode("abc"), *llm.stop_ids])
     reference = Reference(PROBLEMS[0], unboxed, 1, zeros, zeros, "eos", False, "")
     assert answer_start(llm, reference) == len(unboxed) - 1
+    summary = replace(PROBLEMS[0], graded="coverage")
+    reference = Reference(summary, tokens, 1, zeros, zeros, "eos", True, "")
+    assert answer_start(llm, reference) == len(tokens) - 1
 
 
 TRACE = "1 + 1 is 3, no: \\boxed{3} is wrong, it is 2. So \\boxed{2} it is."

@@ -45,6 +45,7 @@ def make_cell(agent: str, right: int, budget: int = 64, loss: float = 2.0, **cha
     cost = {"kv_bytes_peak": 2**20, "kv_bytes_mean": 2**19, "seconds": 2.0, "tokens_per_second": 100.0}
     losses = {"loss": loss, "loss_full": 0.5, "loss_spike": loss / 4}
     losses |= {"missed_attention": 0.25, "attention_spike": 0.125}
+    losses |= {"loss_low": 3 * loss, "loss_low_full": 0.5, "loss_high": 5 * loss, "loss_high_full": 0.5}
     generate = [make_row(i, correct=i < right, correct_full=i < 6, **cost, **common) for i in range(N)]
     replay = {"mode": "replay", "correct": True}  # what replay says about answers is not the accuracy
     return generate + [make_row(i, correct_full=i < 6, **replay, **losses, **common) for i in range(N)]
@@ -78,6 +79,8 @@ def test_numbers_by_hand(report: Report) -> None:
     assert cell.accuracy.value == 5 / 8 and cell.full_accuracy == 6 / 8
     assert cell.retained.value == pytest.approx(5 / 6)
     assert cell.loss_ratio.value == 2.0 and cell.loss_spike.value == 0.25
+    assert cell.loss_ratio_low and cell.loss_ratio_low.value == 6.0
+    assert cell.loss_ratio_high and cell.loss_ratio_high.value == 10.0
     assert cell.missed_attention.value == 0.25 and cell.attention_spike.value == 0.125
     assert (cell.kv_bytes_peak, cell.kv_bytes_mean, cell.tokens_per_second) == (2**20, 2**19, 100)
     assert (cell.n_problems, cell.n_episodes, cell.n_failed) == (8, 8, 0)

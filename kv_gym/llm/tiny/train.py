@@ -85,8 +85,8 @@ class Recipe:
 RECIPES = {
     "tiny": Recipe(),
     "tiny-domains": Recipe(
-        sources=("aime", "retrieval", "code", "summary"), start="tiny", steps=2400, lr=2e-3, decay_from=900, polish_from=1600,
-        short_until=200, hidden_from=500,
+        sources=("aime", "retrieval", "code", "summary"), start="tiny", steps=2400, lr=2e-3, decay_from=900,
+        polish_from=1600, short_until=200, hidden_from=500,
     ),
 }  # fmt: skip
 """How each embedded model was made."""
