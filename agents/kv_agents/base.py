@@ -25,7 +25,7 @@ class Agent(ABC):
         evicts: False only for the full cache, which is not asked for scores.
     """
 
-    name: ClassVar[str]
+    name: str
     needs_statistics: ClassVar[bool] = False
     uses_hindsight: ClassVar[bool] = False
     evicts: ClassVar[bool] = True

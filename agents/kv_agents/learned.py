@@ -29,6 +29,8 @@ class Learned(Agent):
         path = checkpoints.find(checkpoint or self.shipped)
         self.scorer, self.info = checkpoints.load(path)
         self.checkpoint, self.weights = path.stem, checkpoints.digest(path)
+        if self.checkpoint != self.shipped:  # tables tell several checkpoints of one agent apart
+            self.name = f"{self.name}[{self.checkpoint}]"
 
     @classmethod
     def about(cls) -> str:

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kv_agents.heuristics.lagkv import lag_scores
+from kv_agents.heuristics.rkv import mean_similarity
+from kv_agents.heuristics.window import pool_runs, window_scores
 from kv_gym.errors import ConfigError, unknown_name
 from kv_gym.features import (
     FEATURES,
@@ -30,6 +33,9 @@ from kv_gym.llm.attention import unrotate, unrotation
 from kv_gym.slots import SlotView
 
 TRAITS = tuple(feature for feature in FEATURES if not feature.grouped and feature.name != "newer_twin")
+TWIN = 0.8
+"""Cosine above which two keys count as the same token."""
+RKV_WINDOW, RKV_KERNEL = 8, 7
 HORIZON = 1024
 """Generated tokens that count as one in the context's progress."""
 
@@ -84,6 +90,36 @@ def traits(slots: SlotView) -> Tensor:
     return feature_columns(slots, TRAITS)
 
 
+def relations(slots: SlotView) -> Tensor:
+    """How a slot stands to the others of its head, by measures of the heuristics, [N, L, H_kv, S, 7].
+
+    Cosine of keys before RoPE, which compare tokens and not places: highest to a newer one, newer ones above `TWIN`
+    (log1p); highest cosine of values to a newer one; R-KV's redundancy and KeyDiff's cosine to the mean key, with RoPE;
+    LagKV's score in multiples of the mean; SnapKV's pooled importance in multiples of the average (log1p). None depends
+    on the model.
+    """
+    lag = slots.evict_every
+    unit = F.normalize(slots.keys.float(), dim=-1)
+    nearest, count = _newer(unrotated_keys(slots))
+    no_sink = slots.positions < 0
+    lags = lag_scores(slots.keys.float(), lag, no_sink) + lag_scores(slots.values.float(), lag, no_sink)
+    pooled = pool_runs(window_scores(slots, min(RKV_WINDOW, lag)), slots.positions, RKV_KERNEL)
+    redundant = mean_similarity(unit.flatten(1, 2), 0.5).view_as(nearest)
+    columns = [
+        nearest, torch.log1p(count), _newer(slots.values.float())[0], redundant,
+        F.cosine_similarity(unit, unit.mean(-2, keepdim=True), dim=-1), lags * lag, multiples_of_average(pooled),
+    ]  # fmt: skip
+    return torch.stack(columns, -1)
+
+
+def _newer(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each of `states` [..., S, D]: highest cosine to a newer one (-1 for the newest), and how many pass `TWIN`."""
+    unit = F.normalize(states, dim=-1)
+    newer = torch.ones(states.shape[-2], states.shape[-2], dtype=torch.bool, device=states.device).triu(1)
+    cosine = (unit @ unit.transpose(-1, -2)).masked_fill(~newer, -1.0)
+    return cosine.amax(-1), (cosine > TWIN).sum(-1).float()
+
+
 INPUTS: dict[str, Callable[[SlotView], Tensor]] = {
     "keys": lambda slots: slots.keys.float(),
     "unrotated_keys": unrotated_keys,
@@ -92,6 +128,7 @@ INPUTS: dict[str, Callable[[SlotView], Tensor]] = {
     "statistics": attention_statistics,
     "traits": traits,
     "newer_twin": lambda slots: newer_twin(slots)[..., None],
+    "relations": relations,
     "features": all_columns,
     "context": context,
 }

@@ -61,10 +61,10 @@ def redundancy(keys: Tensor, threshold: float) -> Tensor:
         [N, L, H_kv, S], each head sums to 1. Time S^2 D a head; memory `BLOCK` x S a head of one layer.
     """
     unit = F.normalize(keys.float(), dim=-1)
-    return torch.stack([_mean_similarity(layer, threshold) for layer in unit.unbind(1)], 1).softmax(-1)
+    return torch.stack([mean_similarity(layer, threshold) for layer in unit.unbind(1)], 1).softmax(-1)
 
 
-def _mean_similarity(unit: Tensor, threshold: float) -> Tensor:
+def mean_similarity(unit: Tensor, threshold: float) -> Tensor:
     """Column means of the forgiving cosine matrix of unit keys [N, H_kv, S, D], [N, H_kv, S]."""
     index = torch.arange(unit.shape[-2], device=unit.device)
     total = torch.zeros(unit.shape[:-1], device=unit.device)
