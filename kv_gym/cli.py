@@ -10,7 +10,7 @@ import sys
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -19,8 +19,11 @@ from kv_gym import __version__
 from kv_gym.errors import ConfigError, KVGymError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
+    from kv_gym.agents import AgentLike
     from kv_gym.benchmark import Bench, BenchResult
     from kv_gym.report import Report
 
@@ -29,6 +32,8 @@ ALL_AGENTS = "all"
 TRAINERS = "kv_gym.trainers"  # entry points of typer functions
 PIPE_COLUMNS = 200  # width of tables that are not written to a terminal
 OWN_OPTIONS = {"budget": "--budget", "mode": "--mode", "n_problems": "--problems", "split": "--split"}
+
+Result = TypeVar("Result")
 
 app = typer.Typer(
     help="Agents decide which KV-cache slots of a frozen LLM are evicted; this measures how well.",
@@ -102,7 +107,9 @@ def _options(
 
 @app.command()
 def bench(
-    env_id: Annotated[str, typer.Argument(help="Environment, such as KVEvict-AIME-v0; `kv-gym envs` lists them.")],
+    env_id: Annotated[
+        str, typer.Argument(help="Environment, such as KVEvict-AIME-v0; `kv-gym envs` lists them. Not with --suite.")
+    ] = "",
     agent: Annotated[
         list[str] | None,
         typer.Option(
@@ -136,12 +143,24 @@ def bench(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the environment; repeat for more."),
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="Several environments at once with cross tables: `all`, or a YAML file of your own. Of the other "
+            "options only --agent, --budget, --problems, --width and --out go with it."
+        ),
+    ] = None,
 ) -> None:
     """Measure agents: accuracy and loss spike per agent and budget, with 95% intervals.
 
     Rows are written as episodes end. After a kill the same command goes on where it stopped. Exits with 1 if an agent
     raised in any episode.
     """
+    if bool(suite) == bool(env_id):
+        raise ConfigError("name an environment (`kv-gym envs` lists them) or a --suite, one of the two.")
+    if suite:
+        _bench_suite(suite, agent, budget, problems, width, out or Path("runs") / "suites" / Path(suite).stem)
+        return
     options = parse_settings(settings or [])
     options["split"] = split.value
     folder = out or Path("runs") / "bench" / env_id
@@ -328,29 +347,65 @@ def _plan(
     page = env_page(env_id)
     for budget in budgets or page.bench.budgets:  # mistakes show before torch is loaded
         make_config(env_id, **options, budget=budget)
-    from kv_gym.agents import agent_entries, load_agent
+    from kv_gym.agents import agent_entries
     from kv_gym.benchmark import MODES, Bench
 
     modes = [known for known in MODES if mode in (ModeChoice.both, known)]  # none: those of the page
-    loaded = []
     if names == [ALL_AGENTS]:
         names = list(agent_entries())
-    for text in names or page.bench.agents:
-        name, *pairs = text.split(",")
-        loaded.append(load_agent(name, **parse_pairs(pairs, "--agent NAME,")))
+    loaded = [build_agent(text) for text in names or page.bench.agents]
     return Bench(env_id, loaded, budgets, problems, seeds, modes, width, options)
+
+
+def build_agent(text: str) -> AgentLike:
+    """Build an agent from what `--agent` takes: NAME[,KEY=VALUE...].
+
+    Raises:
+        KVGymError: As `load_agent` and `parse_pairs`.
+    """
+    from kv_gym.agents import load_agent
+
+    name, *pairs = text.split(",")
+    return load_agent(name, **parse_pairs(pairs, "--agent NAME,"))
 
 
 def _run(plan: Bench, path: Path) -> BenchResult:
     from kv_gym.benchmark import run_bench
 
+    return _watched(lambda progress: run_bench(plan, path, progress), path)
+
+
+def _watched(run: Callable[[BarProgress], Result], path: Path) -> Result:
+    """Run with a bar; a stopped run says where its rows are."""
     with BarProgress() as progress:
         try:
-            return run_bench(plan, path, progress)
+            return run(progress)
         except KeyboardInterrupt:
             progress.stop()
             _say(f"Stopped. The rows so far are in {path}; the same command goes on from there.")
             raise typer.Exit(130) from None
+
+
+def _bench_suite(
+    name: str, agents: list[str] | None, budgets: list[int] | None, problems: int | None, width: int, folder: Path
+) -> None:
+    from kv_gym.suite import load_suite, run_suite
+    from kv_gym.suite_page import page, save_suite_plot
+
+    chosen = {"agents": agents, "budgets": budgets, "problems": problems}
+    suite = load_suite(name).model_copy(update={key: value for key, value in chosen.items() if value})
+    parts = _watched(lambda progress: run_suite(suite, build_agent, folder, width, progress), folder)
+    save_suite_plot(parts, folder / PLOT_FILE)
+    for part, found in parts.items():
+        save_json(found.report, folder / part / REPORT_FILE)
+    text = page(suite.title, parts, PLOT_FILE)
+    (folder / "README.md").write_text(text)
+    from rich.markdown import Markdown
+
+    _console().print(Markdown(text))
+    _say(f"page: {folder / 'README.md'}")
+    if any(cell.n_failed for found in parts.values() for cell in found.report.cells):
+        raise typer.Exit(1)
 
 
 class BarProgress:

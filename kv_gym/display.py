@@ -17,6 +17,7 @@ from kv_gym.report import CellReport, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FULL_COLOUR, HINDSIGHT_COLOUR = "0.25", "0.5"
 MARKERS = "osD^vPX"
@@ -152,12 +153,31 @@ def save_plot(report: Report, path: Path) -> None:
     Agents stand a little beside each other at each budget, so that equal ones do not hide. Of many agents the best
     `PLOT_AGENTS` are drawn, besides Golden Eviction.
     """
+    figure = new_figure(9.0, 4.8)
+    axes = figure.add_subplot()
+    draw(axes, report)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title="mean, 95% interval")
+    save_figure(figure, path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, inches, that needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 4.8), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=PLOT_DPI)
+
+
+def draw(axes: Axes, report: Report) -> None:
+    """Draw accuracy against budget; no legend yet."""
     ranked = list(dict.fromkeys(cell.agent for cell in report.cells if cell.ranked))  # best first
     hindsight = list(dict.fromkeys(cell.agent for cell in report.cells if cell.uses_hindsight))
     agents = [*ranked[:PLOT_AGENTS], *hindsight[:1]]
@@ -168,8 +188,6 @@ def save_plot(report: Report, path: Path) -> None:
             _draw_agent(axes, cells, place, 2**shift)
     _draw_full(axes, report)
     _dress(axes, report)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=PLOT_DPI)
 
 
 def _draw_agent(axes: Axes, cells: Sequence[CellReport], place: int, shift: float) -> None:
@@ -209,7 +227,6 @@ def _dress(axes: Axes, report: Report) -> None:
     axes.set_title(f"{report.env_id}: {_sample(report)}, {report.model} model", loc="left", fontsize=11)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title="mean, 95% interval")
 
 
 def progress_bar(text: str) -> progress.Progress:

@@ -25,7 +25,8 @@ from kv_gym.llm.cache import CacheShape, FullCache, SlotCache
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-EMBEDDED = {"tiny": Path(__file__).parent / "tiny" / "weights"}
+_TINY = Path(__file__).parent / "tiny"
+EMBEDDED = {"tiny": _TINY / "weights", "tiny-domains": _TINY / "domains"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -8,6 +8,7 @@ from kv_gym.errors import unknown_name
 from kv_gym.problems.aime import AIMESource
 from kv_gym.problems.base import Problem, ProblemSource
 from kv_gym.problems.code import CodeSource
+from kv_gym.problems.mixed import MixedSource
 from kv_gym.problems.recorded import HUB_SETS, read_file, read_hub
 from kv_gym.problems.retrieval import RetrievalSource
 from kv_gym.problems.summary import SummarySource
@@ -31,11 +32,15 @@ def problem_source(name: str) -> ProblemSource:
     """
     if name in MADE:
         return MADE[name]()
+    if name == MixedSource.name:
+        return MixedSource([kind() for kind in MADE.values()])
     if name.endswith(".jsonl"):
         return read_file(Path(name))
     if name in HUB_SETS:
         return read_hub(name)
-    raise unknown_name("problem source", name, [*MADE, *HUB_SETS], fix="Or give a local file: problems=my.jsonl.")
+    raise unknown_name(
+        "problem source", name, [*MADE, MixedSource.name, *HUB_SETS], fix="Or give a local file: problems=my.jsonl."
+    )
 
 
 def problem_count(config: EnvConfig) -> int:

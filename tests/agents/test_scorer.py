@@ -7,12 +7,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from kv_agents.heuristics.rkv import redundancy
+from kv_agents.heuristics.window import pool_runs, window_scores
 from kv_agents.scorer import (
     INPUTS,
     Scorer,
     ScorerConfig,
     attention_statistics,
     read_inputs,
+    relations,
     unrotated_keys,
 )
 
@@ -87,6 +90,37 @@ def test_unrotated_keys_are_the_keys_before_rope(make_cache: MakeCache, make_vie
         first, second = plain[..., pair], plain[..., pair + 4]
         turned = first * angle.cos() - second * angle.sin()
         torch.testing.assert_close(turned, view.keys[..., pair], atol=1e-4, rtol=0)
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def test_relations_are_counted_pair_by_pair(make_cache: MakeCache, make_view: MakeView) -> None:
+    cache = make_cache(n=2)
+    cache.keys[1, 1, 1, 15] = cache.keys[1, 1, 1, 3] * 2  # a twin
+    view = make_view(cache)
+    row, layer, head, size = 1, 1, 1, view.shape[-1]
+    found = relations(view)[row, layer, head]
+    plain, keys, values = (x[row, layer, head] for x in (unrotated_keys(view), view.keys, view.values))
+    mean = sum(key / key.norm() for key in keys) / size
+    window = window_scores(view, 8)
+    pooled = pool_runs(window, view.positions, 7)[row, layer, head]
+    forgiven = redundancy(view.keys, 0.5)[row, layer, head].log()  # the columns' mean up to a constant
+    for slot in range(size):
+        newer = range(slot + 1, size)
+        alike = [cosine(plain[slot], plain[other]) for other in newer]
+        expected = [
+            max(alike, default=-1), math.log1p(sum(x > 0.8 for x in alike)),
+            max((cosine(values[slot], values[other]) for other in newer), default=-1),
+        ]  # fmt: skip
+        torch.testing.assert_close(found[slot, :3], torch.tensor(expected), atol=1e-5, rtol=0)
+        assert abs(float(found[slot, 3] - found[0, 3] - forgiven[slot] + forgiven[0])) < 1e-5
+        assert abs(float(found[slot, 4]) - cosine(keys[slot], mean)) < 1e-5
+        assert abs(float(found[slot, 6]) - math.log1p(float(pooled[slot]) * size)) < 1e-5
+    assert cosine(keys[3], keys[15]) > 0.99
+    lags = found[:-8, 5].reshape(-1)  # lags of eight, the newest is nobody's
+    assert abs(float(lags[-8:].sum()) - 2 * 8) < 1e-4 and not found[-8:, 5].any()
 
 
 @pytest.mark.parametrize("name", INPUTS)

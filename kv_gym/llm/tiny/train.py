@@ -1,6 +1,7 @@
-"""Train the embedded model: ``python -m kv_gym.llm.tiny.train``. About an hour on two cores; resumes by itself.
+"""Train an embedded model: ``python -m kv_gym.llm.tiny.train NAME``. About an hour on two cores; resumes by itself.
 
-A Qwen3 model of 1.5 M parameters learns the AIME-format problems from their written-out solutions. Four things matter:
+A Qwen3 model of 1.5 M parameters learns problems from their written-out solutions: `tiny` the AIME-format ones,
+`tiny-domains` those of all made sources, beginning with the weights of `tiny`. Four things matter:
 
 - *Curriculum*: short problems first, so that looking up and adding are learned on short texts.
 - *Hidden slots*: after `hidden_from`, in three rows of four each older position is hidden from each KV head of each
@@ -37,7 +38,6 @@ from kv_gym.llm.tiny.tokenizer import DOMAINS, build_tokenizer
 from kv_gym.problems import MADE
 from kv_gym.problems.base import problem_rng
 
-FOLDERS = {"tiny": "weights", "tiny-domains": "domains"}
 BUCKET = 64  # lengths are padded to multiples of this, so that torch.compile sees few shapes
 
 
@@ -358,7 +358,7 @@ def main(
     if name not in RECIPES:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(RECIPES)}.")
     torch._dynamo.config.recompile_limit = 64
-    out, work = out or Path(__file__).parent / FOLDERS[name], work or Path("runs") / name
+    out, work = out or EMBEDDED[name], work or Path("runs") / name
     work.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(replace(RECIPES[name], seed=seed), work, compile_model)
     trainer.resume()
