@@ -88,7 +88,7 @@ def find(name_or_path: str) -> Path:
 
 def shipped() -> list[str]:
     """Names of the checkpoints that come with the package."""
-    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+    return sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.safetensors"))
 
 
 def read_info(path: Path) -> CheckpointInfo:
