@@ -231,8 +231,20 @@ def agents() -> None:
 
 
 @app.command()
-def envs() -> None:
-    """List the environments."""
+def envs(
+    described: Annotated[
+        str | None, typer.Option("--page", metavar="ID", help="Print the page of this environment instead.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--pages", metavar="FOLDER", help="Write the pages of all environments instead.")
+    ] = None,
+) -> None:
+    """List the environments, or describe them."""
+    if described or folder:
+        from kv_gym.pages import show_pages
+
+        show_pages(described, folder)
+        return
     from rich.table import Table
 
     from kv_gym.config import env_page

@@ -17,49 +17,81 @@ class EnvConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    problems: str = Field(description="Problem source, such as `aime`.")
+    problems: str = Field(description="Where problems come from: the name of a source, or a local `.jsonl` file.")
     split: Literal["train", "validation", "test"] = Field(
-        "train", description="Split the problems are drawn from; the benchmark's is `test`."
+        "train", description="Which problems are drawn: learn on `train`, tune on `validation`, measure on `test`."
     )
-    problem_seed: int = Field(0, ge=0, lt=2**32, description="Seed of the problem set; the board uses 0.")
-    n_problems: int = Field(256, ge=1, description="Problems in the set.")
-    model: str = Field("tiny", description="Frozen LLM: `tiny`, a local folder, a .gguf file or a Hugging Face id.")
-    revision: str | None = Field(None, description="Hub revision of the model.")
-    dtype: str = Field("float32", description="float32, bfloat16 or float16.")
-    device: str = Field("cpu", description="torch device.")
-    budget: int = Field(128, ge=1, description="Slots that stay per layer and KV head after an eviction.")
-    evict_every: int = Field(16, ge=1, description="New tokens between two evictions; as many slots are evicted.")
-    n_recent: int | None = Field(None, ge=0, description="Newest slots, never evicted; default `evict_every`.")
-    n_sink: int = Field(0, ge=0, description="First slots, never evicted.")
-    protect_prompt: bool = Field(False, description="Never evict the prompt's slots.")
+    problem_seed: int = Field(
+        0, ge=0, lt=2**32, description="Seed that made problems are drawn with; benchmarks use 0."
+    )
+    n_problems: int = Field(256, ge=1, description="Problems in the set; all there are, if there are fewer.")
+    model: str = Field(
+        "tiny", description="Frozen LLM: `tiny` (part of kv-gym), a Hugging Face id, a local folder or a `.gguf` file."
+    )
+    revision: str | None = Field(
+        None, description="Commit, branch or tag of a model of the Hugging Face hub; None: its main branch."
+    )
+    dtype: str = Field("float32", description="Number format of the LLM: `float32`, `bfloat16` or `float16`.")
+    device: str = Field("cpu", description="Where torch runs the LLM, such as `cpu` or `cuda`.")
+    budget: int = Field(128, ge=1, description="Slots that stay in each layer and KV head after an eviction.")
+    evict_every: int = Field(
+        16,
+        ge=1,
+        description="Tokens that are read between two evictions, and slots that each eviction takes from each layer "
+        "and KV head.",
+    )
+    n_recent: int | None = Field(
+        None, ge=0, description="How many of the newest slots are protected; None: as many as `evict_every`."
+    )
+    n_sink: int = Field(0, ge=0, description="How many of the first tokens of the text have protected slots.")
+    protect_prompt: bool = Field(False, description="Whether the slots of the prompt are protected.")
     granularity: Literal["head", "layer", "token"] | None = Field(
-        None, description="What shares a decision: one per KV head, per layer, or one for everything."
+        None,
+        description="What decides together: `head`: each KV head decides alone; `layer`: all heads of a layer; "
+        "`token`: all layers and heads. None: `token` with `action='slot'`, otherwise `head`.",
     )
     action: Literal["scores", "mask", "slot"] = Field("scores", description="Form of the action.")
     mode: Literal["generate", "replay"] = Field(
-        "generate", description="The LLM writes freely, or a recorded trace is forced and only the answer is written."
+        "generate",
+        description="`generate`: the LLM writes freely. `replay`: it reads a text that is known already, a recorded "
+        "one or its own with the full cache, and writes only the answer at its end.",
     )
     max_prompt_tokens: int = Field(128, ge=1, description="Longest prompt, tokens; longer problems are left out.")
-    max_new_tokens: int = Field(1024, ge=1, description="Longest generation, tokens.")
-    max_answer_tokens: int = Field(32, ge=1, description="Longest answer after a replayed trace, tokens.")
-    temperature: float = Field(0.0, ge=0, description="0 is greedy.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus of the sampling.")
-    top_k: int = Field(0, ge=0, description="Likeliest tokens the sampling draws from; 0 is all.")
-    shadow: bool = Field(True, description="In generate mode, let a full-cache copy read along for the penalties.")
-    observe_kv: bool = Field(False, description="Add `keys` and `values` to the observation.")
-    hindsight: bool = Field(False, description="Add golden labels to `info['hindsight']`, which no agent may read.")
-    w_correct: float = Field(1.0, description="Reward of a correct answer.")
+    max_new_tokens: int = Field(1024, ge=1, description="Longest text behind the prompt, tokens.")
+    max_answer_tokens: int = Field(32, ge=1, description="Longest answer behind a replayed text, tokens.")
+    temperature: float = Field(
+        0.0, ge=0, description="How much chance there is in the LLM's choice of tokens; 0: always the likeliest one."
+    )
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Tokens are drawn from the likeliest that have this probability together; 1: all."
+    )
+    top_k: int = Field(0, ge=0, description="Tokens are drawn from this many of the likeliest; 0: all.")
+    shadow: bool = Field(
+        True,
+        description="Whether a second, full cache reads along, which the penalties are measured against. False is "
+        "faster, without attention spikes, and in `generate` without loss spikes.",
+    )
+    observe_kv: bool = Field(False, description="Whether the observation has `keys` and `values`.")
+    hindsight: bool = Field(
+        False, description="Whether `info['hindsight']`, which no agent may read, has Golden Eviction's labels."
+    )
+    w_correct: float = Field(1.0, description="Reward of a right answer; of a partly right one, that share of it.")
     w_loss: float = Field(0.02, ge=0, description="Penalty per unit of loss spike (nats squared).")
-    w_attention: float = Field(0.1, ge=0, description="Penalty per unit of attention spike (share of attention).")
-    loss_threshold: float = Field(1.5, ge=0, description="Smallest loss increase that counts as a spike, nats.")
+    w_attention: float = Field(0.1, ge=0, description="Penalty per unit of attention spike (share of the attention).")
+    loss_threshold: float = Field(
+        1.5, ge=0, description="A token's loss increase counts in the loss spike from here on, nats."
+    )
     loss_cap: float | None = Field(
         None, gt=0, description="A larger loss increase counts as this one, nats; None: it counts in full."
     )
-    attention_threshold: float = Field(0.05, ge=0, le=1, description="Missed attention that is forgiven, share.")
+    attention_threshold: float = Field(
+        0.05, ge=0, le=1, description="Share of the attention that may be missed without an attention spike."
+    )
     entropy_threshold: float | None = Field(
         None,
         ge=0,
-        description="Tokens below this full-cache entropy (nats) are watched; None: 80th percentile per episode.",
+        description="The loss spike counts only tokens that the full cache predicts with at most this entropy, nats: "
+        "those it is sure of. None: the four fifths of the full-cache text that it is surest of.",
     )
 
     @model_validator(mode="after")
@@ -143,7 +175,7 @@ def make_config(env_id: str, **options: Any) -> EnvConfig:
     """
     for name in options:
         if name not in EnvConfig.model_fields:
-            raise unknown_name("option", name, EnvConfig.model_fields, fix=f"See the page of {env_id}.")
+            raise unknown_name("option", name, EnvConfig.model_fields, fix=f"See `kv-gym envs --page {env_id}`.")
     if options.get("action") == "slot":
         options = {"evict_every": 1, **options}
     settings = env_page(env_id).settings.model_dump() | options

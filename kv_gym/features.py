@@ -1,7 +1,11 @@
 """Slots in numbers: what an observation and a learned scorer see.
 
-Columns do not depend on the model's sizes: query heads are reduced over their GQA group to mean and max, attention is
-counted in multiples of the average, and everything lies within [-10, 10].
+Their number does not depend on the LLM. What is measured for each query head gives two columns, the mean and the
+maximum over the query heads that share a KV head. Attention is the share that a query pays to the slot, out of those
+that are left; in multiples of the average, log(1 + share * S), it is 0 for a slot that gets none and 0.69 for one that
+gets as much as the average slot. log1p is log(1 + x). All columns are cut off at -10 and 10. The source of a column is
+what it is measured on and, behind the colon, a published rule that evicts by it; those rules are agents (`kv-gym
+agents`).
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ class Feature:
 
     Attributes:
         name: Column name; grouped ones get `_mean` and `_max`.
-        unit: Of the raw quantity.
+        unit: Of the raw quantity, and how it is scaled: log1p is log(1 + x), so that large values stay comparable.
+        source: What it is measured on, and a published eviction rule that decides by it, if there is one.
         description: What it says.
         compute: SlotView -> [N, L, H_kv, S], or [N, L, H_kv, group, S] when `grouped`.
         grouped: Whether it is one number per query head.
@@ -33,6 +38,7 @@ class Feature:
 
     name: str
     unit: str
+    source: str
     description: str
     compute: Callable[[SlotView], Tensor]
     grouped: bool = False
@@ -41,6 +47,23 @@ class Feature:
     def columns(self) -> tuple[str, ...]:
         """Names of its columns in an observation."""
         return (f"{self.name}_mean", f"{self.name}_max") if self.grouped else (self.name,)
+
+
+@dataclass(frozen=True)
+class ContextFeature:
+    """One number about the episode as a whole.
+
+    Attributes:
+        name: Column name.
+        unit: Of the raw quantity, and how it is scaled.
+        source: What it is measured on.
+        description: What it says.
+    """
+
+    name: str
+    unit: str
+    source: str
+    description: str
 
 
 def multiples_of_average(attention: Tensor) -> Tensor:
@@ -85,45 +108,59 @@ def newer_twin(slots: SlotView) -> Tensor:
     return best
 
 
+MULTIPLES = "multiples of average, log1p"
+
 FEATURES: tuple[Feature, ...] = (
-    Feature("attention_peak", "multiples of average, log1p", "highest attention of the last chunk's queries",
+    Feature("attention_peak", MULTIPLES, "attention: ForesightKV", "most that one query of the last window paid",
             lambda s: multiples_of_average(s.attention().amax(-2)), grouped=True),
-    Feature("attention_chunk", "multiples of average, log1p", "mean attention of the last chunk's queries",
+    Feature("attention_chunk", MULTIPLES, "attention: ForesightKV", "mean over all queries of the last window",
             lambda s: multiples_of_average(s.attention().mean(-2)), grouped=True),
-    Feature("attention_last", "multiples of average, log1p", "attention of the last query",
+    Feature("attention_last", MULTIPLES, "attention: TOVA", "what the newest query paid",
             lambda s: multiples_of_average(newest(s, 1)), grouped=True),
-    Feature("attention_last8", "multiples of average, log1p", "mean attention of the last 8 queries",
+    Feature("attention_last8", MULTIPLES, "attention: SnapKV", "mean over the newest 8 queries",
             lambda s: multiples_of_average(newest(s, 8)), grouped=True),
-    Feature("attention_last16", "multiples of average, log1p", "mean attention of the last 16 queries",
+    Feature("attention_last16", MULTIPLES, "attention: G-KV", "mean over the newest 16 queries",
             lambda s: multiples_of_average(newest(s, 16)), grouped=True),
-    Feature("attention_last32", "multiples of average, log1p", "mean attention of the last 32 queries, over live slots",
+    Feature("attention_last32", MULTIPLES, "attention: ForesightKV", "mean over the newest 32 queries",
             lambda s: multiples_of_average(newest(s, 32)), grouped=True),
-    Feature("attention_total", "multiples of average, log1p", "attention since it was written, per query",
+    Feature("attention_total", MULTIPLES, "attention: H2O", "mean over all queries since the slot was written",
             lambda s: multiples_of_average(per_opportunity(s.total_attention, s)), grouped=True),
-    Feature("attention_decayed", "multiples of average, log1p", "the same, weighted 0.9 per 16 queries",
+    Feature("attention_decayed", MULTIPLES, "attention: ForesightKV",
+            "the same, where a query counts 0.9 times as much for every 16 queries that came after it",
             lambda s: multiples_of_average(decayed_per_opportunity(s)), grouped=True),
-    Feature("since_attended", "tokens, log1p", "since a query last paid more than average", since_attended),
-    Feature("longest_gap", "tokens, log1p", "longest gap between two such queries",
+    Feature("since_attended", "tokens, log1p", "attention: LazyEviction",
+            "since a query last paid the slot more than the average slot; since it was written if none did",
+            since_attended),
+    Feature("longest_gap", "tokens, log1p", "attention: LazyEviction",
+            "longest distance between two such queries in a row; 0 before the second",
             lambda s: torch.log1p(s.longest_gap.float())),
-    Feature("age", "tokens, log1p", "since the slot was written", lambda s: torch.log1p(s.age.float())),
-    Feature("position", "share of the text", "place in the text",
+    Feature("age", "tokens, log1p", "text: StreamingLLM", "since the slot was written; 0 for the newest",
+            lambda s: torch.log1p(s.age.float())),
+    Feature("position", "share of the text", "text", "place of the slot's token in the text so far, from 0 on",
             lambda s: s.positions / s.text_length[:, None, None, None]),
-    Feature("in_prompt", "0 or 1", "belongs to the prompt", lambda s: s.in_prompt.float()),
-    Feature("key_norm", "log ratio", "norm of the key over the head's mean", lambda s: relative_norm(s.keys)),
-    Feature("value_norm", "log ratio", "norm of the value over the head's mean", lambda s: relative_norm(s.values)),
-    Feature("newer_twin", "cosine", "highest similarity to a newer key", newer_twin),
-    Feature("surprisal", "nats, log1p", "how unexpected the token was", lambda s: torch.log1p(s.surprisal)),
-    Feature("entropy", "nats, log1p", "how open the prediction of the token was", lambda s: torch.log1p(s.entropy)),
+    Feature("in_prompt", "0 or 1", "text: RaaS", "1 if the slot's token belongs to the prompt",
+            lambda s: s.in_prompt.float()),
+    Feature("key_norm", "log ratio", "keys: KNorm", "length of the key vector over the mean of the head's slots",
+            lambda s: relative_norm(s.keys)),
+    Feature("value_norm", "log ratio", "values", "length of the value vector over the mean of the head's slots",
+            lambda s: relative_norm(s.values)),
+    Feature("newer_twin", "cosine", "keys: R-KV",
+            "similarity to the newer key of the head that is most like this one, 1 for the same direction; 0 for the "
+            "newest slot", newer_twin),
+    Feature("surprisal", "nats, log1p", "predictions", "how unexpected the slot's token was to the LLM",
+            lambda s: torch.log1p(s.surprisal)),
+    Feature("entropy", "nats, log1p", "predictions", "how undecided the LLM was before it saw the slot's token",
+            lambda s: torch.log1p(s.entropy)),
 )  # fmt: skip
 COLUMNS: tuple[str, ...] = tuple(column for feature in FEATURES for column in feature.columns)
-CONTEXT: tuple[tuple[str, str], ...] = (
-    ("progress", "generated tokens over max_new_tokens"),
-    ("budget", "log10 of the budget, slots"),
-    ("evict_every", "log10 of evict_every, slots"),
-    ("keep_ratio", "budget over tokens read"),
-    ("prompt_share", "prompt tokens over tokens read"),
-    ("surprisal", "mean of the last evict_every tokens, nats, log1p"),
-    ("entropy", "mean of the last evict_every tokens, nats, log1p"),
+CONTEXT: tuple[ContextFeature, ...] = (
+    ContextFeature("progress", "share", "text", "tokens generated so far over `max_new_tokens`"),
+    ContextFeature("budget", "slots, log10", "settings", "`budget`"),
+    ContextFeature("evict_every", "slots, log10", "settings", "`evict_every`"),
+    ContextFeature("keep_ratio", "share", "settings", "`budget` over the tokens read so far"),
+    ContextFeature("prompt_share", "share", "text", "tokens of the prompt over the tokens read so far"),
+    ContextFeature("surprisal", "nats, log1p", "predictions", "mean over the newest `evict_every` tokens"),
+    ContextFeature("entropy", "nats, log1p", "predictions", "mean over the newest `evict_every` tokens"),
 )
 
 

@@ -17,8 +17,8 @@ def test_the_observation_table_is_that_of_the_code():
     for feature in FEATURES:
         columns = ", ".join(f"`{name}`" for name in feature.columns)
         assert f"| {columns} | {feature.unit} | {feature.description} |" in rows
-    for name, description in CONTEXT:
-        assert f"`{name}` ({description})" in text
+    for column in CONTEXT:
+        assert f"`{column.name}` ({column.description}; {column.unit})" in text
 
 
 def test_every_agent_is_listed():

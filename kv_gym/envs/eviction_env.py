@@ -14,47 +14,97 @@ from kv_gym.envs.observations import Observation, select_row
 
 
 class KVEvictEnv(gymnasium.Env[dict[str, Any], Any], EzPickle):
-    """Choose which key-value slots of a frozen reasoning LLM are evicted while it writes.
+    r"""Choose which slots of a frozen LLM's key-value cache are evicted while it reasons.
 
     ## Problem
-    The LLM works a problem out, token by token. Its cache holds `budget` slots per layer and KV head and is emptied to
-    that size every `evict_every` tokens. What is evicted is gone for good; will the answer still be right?
+    The LLM reads a problem and works it out, token by token. Each token leaves one slot in every layer and KV head, the
+    LLM's memory of it, and there is room for a limited number of them: after each `evict_every` new tokens the agent
+    chooses as many slots that go, so that `budget` of them stay. What is evicted is gone for good. Will the answer
+    still be right? The LLM itself never changes.
+
+    An episode is one problem. It begins at the first eviction, when S = `budget + evict_every` tokens of the prompt and
+    of the LLM's solution have been read: until then nothing is missing, so that text is the same for every agent. (A
+    prompt that is longer goes on being read, with evictions.) Problems whose prompt is longer than `max_prompt_tokens`,
+    or whose text with the full cache is shorter than `budget + 3 * evict_every` tokens, are not played.
 
     ## Action
-    S = `budget + evict_every` slots are filled at every decision, in time order, and `evict_every` of them go.
+    Before each step every layer and KV head holds S slots in the order in which they were written, the oldest first. In
+    the step `evict_every` of them are evicted, then the LLM goes on for `evict_every` tokens. The setting `action` says
+    how slots are chosen:
 
-    - `action="scores"`: Box [-1, 1], a keep score for every slot; the lowest go, of equals the oldest.
-    - `action="mask"`: MultiBinary; the marked go. Too few: the oldest others fill up. Too many: the oldest marked go.
-    - `action="slot"`: Discrete(S) with `evict_every=1`; that slot goes everywhere. `action_masks()` says which may.
+    - `"scores"`: a keep score for every slot, -1 to 1. The lowest are evicted, of equal ones the oldest.
+    - `"mask"`: 1 for every slot that shall go, 0 for the others. If too few are marked, the oldest of the others go
+      too; if too many are, the oldest marked ones go.
+    - `"slot"`: the number of one slot, which goes everywhere, with `evict_every=1`. `env.action_masks()` says which
+      may.
 
-    Shapes are [L, H_kv, S] with `granularity="head"`, [L, S] with `"layer"` and [S] with `"token"`. Every action of the
-    space is legal: protected slots stay whatever it says, and `info["n_illegal"]` counts what was ignored.
+    The shape is [L, H_kv, S] with `granularity="head"`, [L, S] with `"layer"` and [S] with `"token"`. Every action of
+    the space is legal. Protected slots stay whatever it says: the newest `n_recent`, those of the first `n_sink` tokens
+    and, with `protect_prompt=True`, those of the prompt.
 
     ## Observation
-    A Dict. `slots` float32 [L, H_kv, S, F]: the columns of `kv_gym.features.FEATURES`, a mean over what decides
-    together. `context` float32 [C]: those of `kv_gym.features.CONTEXT`. `protected` MultiBinary [L, H_kv, S]: 1 where
-    nothing can be evicted. The leading axes collapse with the granularity. With `observe_kv=True` also `keys` and
-    `values` float32 [L, H_kv, S, D], always per head.
+    A Dict of arrays. Where heads or layers decide together (`granularity`), `slots` is the mean over them, and they
+    have no axis in `slots` and `protected`.
+
+    - `slots`, float32 [L, H_kv, S, F]: F numbers about each slot, first table below.
+    - `context`, float32 [C]: C numbers about the episode, second table below.
+    - `protected`, int8 [L, H_kv, S]: 1 where a slot cannot be evicted.
+    - `keys` and `values`, float32 [L, H_kv, S, D]: the vectors themselves, only with `observe_kv=True`.
 
     ## Reward
-    `w_correct * correct` at the end, `- w_loss * loss_spike - w_attention * attention_spike` at each step.
+    At every step `- w_loss * loss_spike - w_attention * attention_spike`, and at the last one `+ w_correct * correct`:
+
+    - `correct`: the score of the answer in the text's last `\boxed{}`, 0 to 1. Mostly it is right, 1, or wrong, 0,
+      compared by mathematics; where a list is asked for, it is the share of the list that was found.
+    - `loss_spike`, nats squared: how much worse the LLM predicts the tokens of this step than it would with the full
+      cache. The loss increase squared where it is above `loss_threshold`, 0 elsewhere, as the mean over the tokens that
+      the full cache is sure of.
+    - `attention_spike`: the share of its attention that the LLM would have paid to evicted slots, less what is
+      forgiven, as the mean over layers and KV heads.
 
     ## Episode end
-    Terminated when the LLM stops by itself, truncated when the text reaches its longest length.
+    Terminated when the LLM ends its text by itself. Truncated when the text reaches its longest length:
+    `max_new_tokens` behind the prompt or, with `mode="replay"`, `max_answer_tokens` behind the text that was replayed.
+    Either way the answer is scored.
 
     ## Info
-    The same keys at reset and at each step: `is_success` (bool, True from a right end on), `reward_terms` (unweighted:
-    correct 0 or 1, loss_spike in nats squared, attention_spike a share), `n_illegal`, `n_tokens` (generated so far),
-    `kv_bytes` (of the evicting cache), `problem` (its id), `family`, and `hindsight`, which no agent may read:
-    `answer`, and with `hindsight=True` also `golden` float32 [L, H_kv, S], the largest attention each slot will get in
-    the full-cache generation.
+    The same keys at reset and at each step:
+
+    - `is_success`, bool: the episode has ended with a fully right answer.
+    - `reward_terms`, dict of floats: `correct`, `loss_spike` and `attention_spike` of this step, before they are
+      weighted.
+    - `n_illegal`, int: marks of the last action that evicted nothing, because their slot is protected or there were too
+      many; 0 with `action="scores"`.
+    - `n_tokens`, int: tokens generated so far, those before the first eviction included.
+    - `kv_bytes`, int: memory of the episode's keys and values, bytes. It does not grow.
+    - `problem` and `family`, str: which problem this is, and of what kind.
+    - `hindsight`, dict, which no agent may read: `answer`, the right one, and with `hindsight=True` also `golden`,
+      float32 [L, H_kv, S]: the attention that each slot gets from the coming window that pays it most, in the
+      full-cache text.
 
     ## Arguments
-    Every field of `kv_gym.config.EnvConfig` by keyword, and `render_mode` (None or `ansi`). `reset` takes a `seed` and
-    `options={"problem": index}`; without it a problem is drawn, and the next playable one taken.
+    All settings are keywords, such as `gym.make(id, budget=96)`, and so is `render_mode`: with `"ansi"` `render()`
+    returns the text so far. `reset` takes a `seed` and `options={"problem": index}`; without an index a problem is
+    drawn. The same seed and actions give the same episode on the same machine. `gym.make_vec(id, num_envs=16)` plays 16
+    episodes side by side.
 
     ## Versions
-    See `changelog` in `envs_configs/<env id>.yaml`.
+    An id is a promise: whatever can change a score makes a new version, `-v1`. What changed is listed as `changelog` in
+    `envs_configs/<env id>.yaml`.
+
+    ## Words
+    - **Token**: a piece of text, some letters long. The LLM reads and writes one after another.
+    - **Attention**: how the LLM looks back. In each of its L layers a new token's *query* vector is compared with the
+      *key* vectors of all tokens so far. That gives each of them a share, all shares sum to 1, and the mean of their
+      *value* vectors, weighted by the shares, is what the layer takes from the past.
+    - **KV head**: a layer does so several times side by side, and has H_kv sets of keys and values. Several query
+      heads, a *group*, share one of them.
+    - **Slot**: one key and one value vector of one KV head in one layer, D numbers each. All slots together are the
+      *key-value cache*; the *full cache* is one from which nothing is ever evicted.
+    - **Window**: the `evict_every` tokens between two evictions.
+    - **Loss** of a token, or its *surprisal*: -log p, where p is the probability that the LLM gave it; nats. *Entropy*:
+      the surprisal that the LLM expects before it sees the token; near 0 where it is sure.
+    - **Golden Eviction**: what one would evict who knew all attention that is still to come; for comparison only.
 
     Args:
         env_id: Names the page in `envs_configs` the settings start from.

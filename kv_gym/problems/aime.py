@@ -1,17 +1,4 @@
-"""AIME-format problems with written-out solutions, generated without end.
-
-Answers are integers from 000 to 999, boxed with three digits; all arithmetic is modulo 1000. Each family asks the
-cache for something else:
-
-- ``graph``: definitions in shuffled order. The chain of needed definitions is traced back first, then worked forward;
-  any earlier value may be needed again.
-- ``ledger``: accounts that are changed again and again. Only the newest balance of each is worth keeping.
-- ``lag``: x[n] = x[n-1] + x[n-k]. Every value is needed once more, k lines later, then never again.
-- ``collect``: terms of a progression whose last digit is below 5 get a capital letter; at the end those from far back
-  are added up.
-
-How a line of a solution is worked out: `kv_gym.problems.worked`.
-"""
+"""AIME-format problems with written-out solutions, generated without end."""
 
 from __future__ import annotations
 
@@ -34,7 +21,11 @@ FLAG_BELOW = 5
 
 
 def graph(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
-    """A chain of definitions over two given values; each uses the one before it and any earlier one."""
+    """Definitions in shuffled order over two given values; what is the one behind the question mark?
+
+    The solution first traces back which definitions are needed, then works them out. Each uses the value before it and
+    any earlier one, so every value may be needed again.
+    """
     names = [LETTERS[i] for i in rng.permutation(len(LETTERS))[: n_ops + 2]]
     values = draw_values(rng, names[:2], near)
     definitions = [f"{name}={values[name]:03}" for name in names[:2]]
@@ -50,7 +41,10 @@ def graph(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
 
 
 def ledger(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
-    """Three accounts; each entry adds one account to another or takes it away."""
+    """Three accounts and their entries: `m-b` takes the balance of b from that of m.
+
+    Only the newest balance of each account is worth keeping.
+    """
     names = [LETTERS[i] for i in rng.permutation(len(LETTERS))[:3]]
     values = draw_values(rng, names, near)
     opening = ",".join(f"{name}={values[name]:03}" for name in names)
@@ -62,7 +56,10 @@ def ledger(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
 
 
 def lag(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
-    """x[n] = x[n-1] + x[n-k] from k given values, k from 2 to 5."""
+    """A sequence a, b, c, ... of which k terms are given, 2 to 5; after those, x[n] = x[n-1] + x[n-k].
+
+    Every term is needed in the next line and once more k lines later, then never again.
+    """
     k = int(rng.integers(2, 6))
     values = draw_values(rng, LETTERS[:k], near)
     given = ",".join(f"{name}={value:03}" for name, value in values.items())
@@ -73,7 +70,10 @@ def lag(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
 
 
 def collect(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
-    """Terms of a + i*z; those whose last digit is below 5 are flagged A, B, ... and added up at the end."""
+    """A sequence a, b, c, ... that grows by z from term to term; those whose last digit is below 5 are added up.
+
+    They are flagged with capital letters on the way, and needed at the very end.
+    """
     while True:
         values = draw_values(rng, "az", near)
         terms = [(values["a"] + i * values["z"]) % MODULUS for i in range(1, n_ops + 1)]
@@ -112,7 +112,7 @@ N_OPS = {"graph": (6, 8), "ledger": (7, 8), "lag": (8, 13), "collect": (7, 10)}
 
 
 class AIMESource(MadeSource):
-    """The four families in turn."""
+    """Answers are integers from 000 to 999, all sums are modulo 1000. Each family needs other parts of the past."""
 
     name = "aime"
     drafts = FAMILIES

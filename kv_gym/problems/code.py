@@ -1,12 +1,4 @@
-"""Small programs that are run line by line: loops and reassignments, and one value is printed.
-
-``a=012;b=345;c=600;2(a=a+b;b=b-c);c=c+a;!c`` gives values, repeats the bracket twice, and prints c. The solution works
-out each statement as it is executed. Families:
-
-- ``straight``: no loop; every statement is needed once.
-- ``loop``: one loop, whose body is needed again in each round.
-- ``loops``: two loops, one after the other; the first body is never needed again once it is done.
-"""
+"""Small programs that are run line by line: loops and reassignments, and one value is printed."""
 
 from __future__ import annotations
 
@@ -49,13 +41,13 @@ def _names(rng: np.random.Generator) -> list[str]:
 
 
 def straight(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
-    """Statements without a loop."""
+    """Statements without a loop: each is needed once."""
     names = _names(rng)
     return _run("straight", rng, [(1, draw_entries(rng, names, n_ops))], names, near)
 
 
 def loop(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
-    """A loop of two statements, with single ones before and after it."""
+    """A loop of two statements, which are needed again in each round, with single ones before and after it."""
     names = _names(rng)
     times = max(2, (n_ops - 2) // 2)
     before, body, after = (draw_entries(rng, names, n) for n in (1, 2, 1))
@@ -63,7 +55,7 @@ def loop(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
 
 
 def loops(rng: np.random.Generator, n_ops: int, near: bool) -> Draft:
-    """Two loops of two statements."""
+    """Two loops of two statements, one after the other: once the first is done, it is never needed again."""
     names = _names(rng)
     first = int(rng.integers(2, 4))
     second = max(2, n_ops // 2 - first)
@@ -81,7 +73,10 @@ N_OPS = (7, 9)
 
 
 class CodeSource(MadeSource):
-    """The three families in turn."""
+    """A program is run, modulo 1000: `2(a=a+b;b=b-c)` repeats a bracket twice, and `!c` prints c.
+
+    The solution works out each statement as it is executed; a line such as `2:1` counts the rounds of a loop.
+    """
 
     name = "code"
     drafts = FAMILIES

@@ -1,11 +1,4 @@
-"""Records that are asked for one after another: what is not asked first must still be there.
-
-The answers are added up as they are found, so that each question takes a line and the text grows. Families:
-
-- ``records``: each key once, more keys than questions; most records are never asked for.
-- ``updates``: some keys are given again with another value, and the last one counts.
-- ``twins``: every key has a twin that differs in one letter; one of the two is asked for.
-"""
+"""Records that are asked for one after another: what is not asked first must still be there."""
 
 from __future__ import annotations
 
@@ -34,13 +27,13 @@ def _draw(rng: np.random.Generator, keys: list[str], near: bool) -> list[tuple[s
 
 
 def records(rng: np.random.Generator, n_asked: int, near: bool) -> Draft:
-    """Twice as many records as questions."""
+    """Twice as many records as questions, each with a key of its own: half of them are never asked for."""
     keys = [KEYS[i] for i in rng.permutation(len(KEYS))[: 2 * n_asked]]
     return _ask("records", _draw(rng, keys, near), keys[:n_asked])
 
 
 def updates(rng: np.random.Generator, n_asked: int, near: bool) -> Draft:
-    """Half of the records are given again later."""
+    """Half of the records are given again later with another value, and the last one counts."""
     keys = [KEYS[i] for i in rng.permutation(len(KEYS))[: n_asked + 2]]
     again = [keys[i] for i in rng.permutation(len(keys))[: len(keys) // 2]]
     newer = [(key, int(rng.integers(MODULUS))) for key in again]
@@ -48,7 +41,7 @@ def updates(rng: np.random.Generator, n_asked: int, near: bool) -> Draft:
 
 
 def twins(rng: np.random.Generator, n_asked: int, near: bool) -> Draft:
-    """Pairs of keys that share their first letter."""
+    """Every key has a twin with the same first letter, and one of the two is asked for."""
     firsts = [LETTERS[i] for i in rng.permutation(len(LETTERS))[:n_asked]]
     keys = [first + LETTERS[j] for first in firsts for j in rng.permutation(len(LETTERS))[:2]]
     return _ask("twins", _draw(rng, keys, near), [keys[2 * i + int(rng.integers(2))] for i in range(n_asked)])
@@ -64,7 +57,10 @@ N_ASKED = (7, 9)
 
 
 class RetrievalSource(MadeSource):
-    """The three families in turn."""
+    """Records, then the keys that are asked for. Their values are looked up one by one and added up, modulo 1000.
+
+    What is not asked first must still be there when its turn comes.
+    """
 
     name = "retrieval"
     drafts = FAMILIES

@@ -1,11 +1,7 @@
 """A long document of facts, of which only the salient ones belong into the summary; graded by coverage.
 
-The document is longer than the cache, so most of it is read while slots are evicted. The summary lists the salient
-facts in a box, the latest first: a causal LLM can find the salient fact before a given one, as it passed both.
-Families:
-
-- ``marked``: salient facts begin with an exclamation mark.
-- ``topic``: salient facts are those whose key begins with the letter that stands in front of the document.
+The summary lists the latest fact first because a causal LLM can find the salient fact before a given one, as it passed
+both.
 """
 
 from __future__ import annotations
@@ -36,13 +32,13 @@ def _facts(rng: np.random.Generator, salient: list[str], others: list[str], near
 
 
 def marked(rng: np.random.Generator, n_salient: int, near: bool) -> Draft:
-    """Marked facts among others."""
+    """Salient facts begin with an exclamation mark."""
     drawn = [KEYS[i] for i in rng.permutation(len(KEYS))[: (1 + OTHERS) * n_salient]]
     return _document("marked", "", _facts(rng, drawn[:n_salient], drawn[n_salient:], near), "!")
 
 
 def topic(rng: np.random.Generator, n_salient: int, near: bool) -> Draft:
-    """Facts of one topic among those of others."""
+    """Salient are the facts whose key begins with the letter in front of the document."""
     letters = [LETTERS[i] for i in rng.permutation(len(LETTERS))]
     ours = [letters[0] + other for other in letters[1:]]
     theirs = [first + other for first in letters[1:] for other in letters if first != other]
@@ -57,9 +53,14 @@ N_SALIENT = (9, 12)
 
 
 class SummarySource(MadeSource):
-    """The two families in turn."""
+    """A document of facts, most of which do not matter. The salient ones are listed in the box, the latest first.
+
+    The document is longer than the cache, so most of it is read while slots are evicted. The score is the share of the
+    salient facts that were listed.
+    """
 
     name = "summary"
     drafts = FAMILIES
     n_ops = dict.fromkeys(FAMILIES, N_SALIENT)
     graded: ClassVar[Graded] = "coverage"
+    notation: ClassVar[str] = ""

@@ -1,9 +1,4 @@
-"""What problems with written-out solutions share: how a line is worked out, and sources that make problems without end.
-
-Every line of a solution has the same shape and width, ``c=a+b=037+512:7+2+0=09,3+1+0=04,0+5+0=05;c=549``: two values
-looked up, added or subtracted digit by digit from the units (first digit of each result: the carry or borrow), and the
-value stated again under its name. That makes the arithmetic learnable by a model of 1-2 M parameters.
-"""
+"""What problems with written-out solutions share: how a line is worked out, and sources that never end."""
 
 from __future__ import annotations
 
@@ -19,6 +14,12 @@ MODULUS = 1000
 LETTERS = "abcdefghijklmnopqr"
 
 KEYS = [a + b for a in LETTERS for b in LETTERS if a != b]
+NOTATION = """\
+In a line such as `c=a+b=037+512:7+2+0=09,3+1+0=04,0+5+0=05;c=549` two values are looked up (`037+512`) and added or
+subtracted digit by digit, from the units on: `7+2+0=09` adds a carry of 0, and the first digit of its result is the
+carry of the next. Then the value is stated again under its name. All lines have this shape, which makes the arithmetic
+learnable by an LLM of 1 to 2 million parameters."""
+"""How `worked_line` is read."""
 
 Draft = tuple[str, str, int | str]  # prompt, solution, answer
 Drawer = Callable[[np.random.Generator, int, bool], Draft]  # (rng, operations, values alike)
@@ -69,12 +70,14 @@ class MadeSource:
         name: Starts the problems' ids.
         drafts: What draws a problem of each family.
         graded: How answers are scored.
+        notation: How a solution is read.
         n_ops: Operations (questions, statements, salient facts) of each family's problems, lowest and highest.
     """
 
     name: str
     drafts: ClassVar[Mapping[str, Drawer]]
     graded: ClassVar[Graded] = "answer"
+    notation: ClassVar[str] = NOTATION
     n_ops: ClassVar[Mapping[str, tuple[int, int]]]
 
     @property

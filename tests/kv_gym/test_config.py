@@ -18,7 +18,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[KVGymError], str]] = {
     "unknown option": (
         {"bugdet": 64},
         UnknownNameError,
-        "option 'bugdet'. Did you mean 'budget'.*Known: .*See the page",
+        "option 'bugdet'. Did you mean 'budget'.*Known: .*See `kv-gym envs --page KVEvict-AIME-v0`",
     ),
     "protection fills the budget": (
         {"budget": 32, "n_sink": 16, "n_recent": 16},
