@@ -278,9 +278,10 @@ def describe_run(
 
 
 def play(
-    llm: FrozenLLM, config: EnvConfig, agent: AgentLike, episodes: Sequence[Episode], width: int
-) -> Iterator[tuple[Episode, EpisodeRecord, Time]]:
-    """Play episodes side by side; a row that ends is filled with the next one.
+    llm: FrozenLLM, config: EnvConfig, agent: AgentLike, episodes: Sequence[Episode], width: int,
+    evictions: bool = False,
+) -> Iterator[tuple[Episode, EpisodeRecord, Time]]:  # fmt: skip
+    """Play episodes side by side; a row that ends is filled with the next one. Records hold `evictions` if asked for.
 
     Yields:
         (Episode, its record, its share of the time), as they end.
@@ -290,8 +291,9 @@ def play(
     """
     waiting, running = deque(episodes), dict[int, Episode]()
     batch = EpisodeBatch(
-        llm, config, min(width, len(episodes)), statistics=agent.needs_statistics, hindsight=agent.uses_hindsight
-    )
+        llm, config, min(width, len(episodes)), statistics=agent.needs_statistics, hindsight=agent.uses_hindsight,
+        evictions=evictions,
+    )  # fmt: skip
     spent = [Time() for _ in range(batch.n)]
     free = list(range(batch.n))
     while running or waiting:
@@ -468,5 +470,5 @@ class _Runner:
 
 def _measured(record: EpisodeRecord) -> dict[str, Any]:
     """The fields of a record that a row holds, NaN as None."""
-    values = {name: value for name, value in vars(record).items() if name != "text"}
+    values = {name: value for name, value in vars(record).items() if name not in ("text", "evicted")}
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}

@@ -16,7 +16,7 @@ from torch import Tensor
 from kv_gym.config import EnvConfig
 from kv_gym.decoding import Decoding, surprisal_and_entropy, uniform_draws
 from kv_gym.errors import BudgetError, ConfigError
-from kv_gym.eviction import check_scores, protected_slots, share_scores, slots_to_keep
+from kv_gym.eviction import check_scores, others, protected_slots, share_scores, slots_to_keep
 from kv_gym.golden import block_attention, coming_attention
 from kv_gym.grading import grade
 from kv_gym.llm.cache import SlotCache
@@ -72,6 +72,7 @@ class EpisodeRecord:
         tokens_sha256: Hash of the generated token ids.
         actions_sha256: Hash of the kept slots, step by step.
         text: What was generated.
+        evicted: Slots that went, [steps, L, H_kv, evict_every] int16, where the batch remembers them.
     """
 
     correct: float
@@ -90,6 +91,7 @@ class EpisodeRecord:
     tokens_sha256: str
     actions_sha256: str
     text: str
+    evicted: Tensor | None = None
 
 
 def text_capacity(config: EnvConfig) -> int:
@@ -112,11 +114,13 @@ class EpisodeBatch:
         n: Episodes, N.
         statistics: Keep the attention accumulators (`SlotView.total_attention` and the like).
         hindsight: Compute golden labels at every reset (one full forward over the reference).
+        evictions: Remember which slots went (`evicted`).
     """
 
     def __init__(
-        self, llm: FrozenLLM, config: EnvConfig, n: int, statistics: bool = True, hindsight: bool = False
-    ) -> None:
+        self, llm: FrozenLLM, config: EnvConfig, n: int, statistics: bool = True, hindsight: bool = False,
+        evictions: bool = False,
+    ) -> None:  # fmt: skip
         self.llm, self.config, self.n = llm, config, n
         self.decoding = Decoding(config.temperature, config.top_p, config.top_k)
         device, capacity = llm.shape.device, text_capacity(config)
@@ -145,6 +149,7 @@ class EpisodeBatch:
         self.stopped, self.correct = column(torch.bool), column(torch.float64)
         self.references: list[Reference | None] = [None] * n
         self._actions = [hashlib.sha256() for _ in range(n)]
+        self._evicted: list[list[Tensor]] | None = [[] for _ in range(n)] if evictions else None
 
     @torch.no_grad()
     def reset(self, rows: Sequence[int], references: Sequence[Reference], seeds: Sequence[int]) -> None:
@@ -231,6 +236,8 @@ class EpisodeBatch:
             values[row] = 0
         self.references[row] = reference
         self._actions[row] = hashlib.sha256()
+        if self._evicted is not None:
+            self._evicted[row] = []
 
     def _look_ahead(self, index: Tensor, references: Sequence[Reference]) -> None:
         lengths = torch.tensor([len(r) for r in references], device=index.device)
@@ -281,9 +288,19 @@ class EpisodeBatch:
 
     def evict(self, keep: Tensor) -> None:
         """Keep the slots `keep` [N, L, H_kv, budget], in time order."""
+        gone = None if self._evicted is None else others(keep, self.config.slots).short().cpu()
         for row in self.active.nonzero()[:, 0].tolist():
             self._actions[row].update(keep[row].to(torch.int32).cpu().numpy().tobytes())
+            if self._evicted is not None and gone is not None:
+                self._evicted[row].append(gone[row].clone())
         self.cache.evict(keep.transpose(0, 1))
+
+    def evicted(self, row: int) -> Tensor:
+        """Slots that went in each step of the episode in `row`, ascending, [steps, L, H_kv, evict_every] int16."""
+        assert self._evicted is not None, "made without evictions=True"
+        shape = self.llm.shape
+        empty = torch.zeros(0, shape.n_layers, shape.n_kv_heads, self.config.evict_every, dtype=torch.short)
+        return torch.stack(self._evicted[row]) if self._evicted[row] else empty
 
     @torch.no_grad()
     def write(self) -> StepResult:
@@ -455,4 +472,5 @@ class EpisodeBatch:
             tokens_sha256=hashlib.sha256(generated.int().cpu().numpy().tobytes()).hexdigest(),
             actions_sha256=self._actions[row].hexdigest(),
             text=self.text(row),
+            evicted=None if self._evicted is None else self.evicted(row),
         )

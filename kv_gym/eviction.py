@@ -65,3 +65,9 @@ def slots_to_keep(scores: Tensor, protected: Tensor, evict_every: int) -> Tensor
     finite = torch.nan_to_num(scores.float(), posinf=torch.finfo(torch.float32).max)  # below the protected slots' inf
     order = finite.masked_fill(protected, math.inf).argsort(dim=-1, stable=True)
     return order[..., evict_every:].sort(-1).values
+
+
+def others(chosen: Tensor, n_slots: int) -> Tensor:
+    """Indices of the slots that are not `chosen` [..., K], ascending, [..., n_slots - K]."""
+    left = torch.ones(*chosen.shape[:-1], n_slots, dtype=torch.bool, device=chosen.device).scatter_(-1, chosen, False)
+    return left.nonzero()[:, -1].reshape(*chosen.shape[:-1], n_slots - chosen.shape[-1])

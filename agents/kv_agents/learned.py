@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
@@ -26,7 +27,7 @@ class Learned(Agent):
     shipped: ClassVar[str]
 
     def __init__(self, checkpoint: str = "") -> None:
-        path = checkpoints.find(checkpoint or self.shipped)
+        path = self._path = checkpoints.find(checkpoint or self.shipped)
         self.scorer, self.info = checkpoints.load(path)
         self.checkpoint, self.weights = path.stem, checkpoints.digest(path)
         if self.checkpoint != self.shipped:  # tables tell several checkpoints of one agent apart
@@ -36,6 +37,10 @@ class Learned(Agent):
     def about(cls) -> str:
         """What the shipped checkpoint was trained on, for `kv-gym agents`."""
         return checkpoints.describe(checkpoints.read_info(checkpoints.find(cls.shipped)))
+
+    def files(self) -> list[Path]:
+        """The weights and their description: what a submission takes along."""
+        return [self._path, self._path.with_suffix(".json")]
 
     def prepare(self, llm: FrozenLLM) -> None:
         """Check that the scorer was made for this model, and move it there."""

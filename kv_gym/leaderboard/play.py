@@ -1,0 +1,139 @@
+"""Playing the protocol: the episodes of each environment and budget, and what is known of them beforehand."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kv_gym.agents import AgentLike
+from kv_gym.benchmark import AgentFailure, Bench, Episode, Progress, full_cache_record, play, plays, prepare
+from kv_gym.config import EnvConfig
+from kv_gym.episodes import EpisodeRecord
+from kv_gym.leaderboard.protocol import Protocol, ProtocolEnv
+from kv_gym.leaderboard.submission import SubmittedEpisode
+from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.reference import Reference
+from kv_gym.rows import sha256_of
+
+
+@dataclass(frozen=True)
+class BoardCell:
+    """One environment at one budget, with the episodes that are played.
+
+    Attributes:
+        wanted: Playable episodes.
+    """
+
+    env_id: str
+    config: EnvConfig
+    llm: FrozenLLM
+    wanted: list[Episode]
+
+
+def board_cells(protocol: Protocol, progress: Progress) -> list[BoardCell]:
+    """All cells of a protocol; the full-cache references are made where they are missing."""
+    cells = []
+    for env in protocol.cells:
+        episodes, llm = references(protocol, env, progress)
+        for budget in env.budgets:
+            config = protocol.config(env, budget)
+            cells.append(BoardCell(env.env_id, config, llm, [e for e in episodes if plays(e.reference, config)]))
+    return cells
+
+
+def references(protocol: Protocol, env: ProtocolEnv, progress: Progress) -> tuple[list[Episode], FrozenLLM]:
+    """Episodes of one environment with their full-cache generations, and its LLM."""
+    config = protocol.config(env, env.budgets[0])
+    llm = load_llm(config.model, config.revision, config.dtype, config.device)
+    options = {"split": protocol.split, "model": env.model}
+    bench = Bench(
+        env.env_id, [_Nobody()], env.budgets, env.problems, protocol.seeds, ("generate",), protocol.width, options
+    )
+    return prepare(llm, bench, config, progress), llm
+
+
+class _Nobody:
+    """Fills the place of an agent in a plan of which only the references are made."""
+
+    name, needs_statistics, uses_hindsight, evicts = "nobody", False, False, False
+
+    def score(self, slots: object) -> Tensor:
+        """Is never asked."""
+        raise NotImplementedError
+
+
+def play_cell(
+    cell: BoardCell, agent: AgentLike, episodes: list[Episode], width: int
+) -> Iterator[tuple[SubmittedEpisode, Tensor | None]]:
+    """Play episodes of a cell; an agent that raises fails what is left of it.
+
+    Yields:
+        (Row, evicted slots [steps, L, H_kv, evict_every], None where nothing was evicted), as episodes end.
+    """
+    if not agent.evicts:
+        for episode in episodes:
+            record = full_cache_record(cell.llm, cell.config, episode.reference)
+            yield _row(cell, episode, record, *_full_slots(episode.reference)), None
+        return
+    mean = cell.config.budget + (cell.config.evict_every + 1) / 2  # slots are filled one by one after an eviction
+    left = {id(episode): episode for episode in episodes}
+    try:
+        for episode, record, spent in play(cell.llm, cell.config, agent, episodes, width, evictions=True):
+            del left[id(episode)]
+            row = _row(cell, episode, record, mean, cell.config.slots)
+            seconds = {"seconds": round(spent.seconds, 6), "scoring_seconds": round(spent.scoring, 6)}
+            yield row.model_copy(update=seconds), record.evicted
+    except AgentFailure as failure:
+        cause = failure.__cause__
+        for episode in left.values():
+            yield _failed_row(cell, episode, f"{type(cause).__name__}: {cause}"[:500]), None
+
+
+def _full_slots(reference: Reference) -> tuple[float, int]:
+    last = len(reference) - 1  # tokens read when the last one is chosen
+    return (reference.n_prompt + last) / 2, last
+
+
+def _row(
+    cell: BoardCell, episode: Episode, record: EpisodeRecord, kv_mean: float, kv_peak: int
+) -> SubmittedEpisode:  # fmt: skip
+    return SubmittedEpisode(
+        env_id=cell.env_id,
+        budget=cell.config.budget,
+        problem=episode.problem.id,
+        seed=episode.seed,
+        family=episode.problem.family,
+        correct=record.correct,
+        correct_full=episode.reference.correct,
+        tokens=record.n_tokens,
+        steps=record.n_steps,
+        stop="eos" if record.stop == "eos" else "length",
+        kv_slots_mean=kv_mean,
+        kv_slots_peak=kv_peak,
+        tokens_sha256=record.tokens_sha256,
+        actions_sha256=record.actions_sha256,
+    )
+
+
+def _failed_row(cell: BoardCell, episode: Episode, failed: str) -> SubmittedEpisode:
+    nothing = hashlib.sha256().hexdigest()
+    return SubmittedEpisode(
+        env_id=cell.env_id, budget=cell.config.budget, problem=episode.problem.id, seed=episode.seed,
+        family=episode.problem.family, correct=0.0, correct_full=episode.reference.correct, tokens=0, steps=0, stop="",
+        kv_slots_mean=0.0, kv_slots_peak=0, tokens_sha256=nothing, actions_sha256=nothing, failed=failed,
+    )  # fmt: skip
+
+
+def tokens_hash(reference: Reference) -> str:
+    """Hash of the tokens that the full cache generated."""
+    tokens = reference.tokens[reference.n_prompt :]
+    return hashlib.sha256(tokens.int().cpu().numpy().tobytes()).hexdigest()
+
+
+def reference_digest(cells: list[BoardCell]) -> str:
+    """Hash over the full-cache generations of all cells: who has the same one measured against the same."""
+    found = {(c.env_id, e.problem.id, e.seed, tokens_hash(e.reference)) for c in cells for e in c.wanted}
+    return sha256_of(sorted(found))

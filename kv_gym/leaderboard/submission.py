@@ -1,0 +1,234 @@
+"""What a submission is: a folder of data files, version 1. JSON Schemas of them are in `leaderboards/schema/v1`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from kv_gym.errors import KVGymError
+from kv_gym.leaderboard.files import parse_json, read_bounded, unpack
+
+SUBMISSION, EPISODES, ACTIONS, SYSTEM, SUMS = (
+    "submission.json", "episodes.jsonl.gz", "actions.safetensors.xz", "system.json", "SHA256SUMS",
+)  # fmt: skip
+AGENT_FOLDER = "agent"
+MAX_TEXT = 200
+
+Text = Field(max_length=MAX_TEXT)
+Hash = Field(pattern="^[0-9a-f]{64}$")
+Share = Field(ge=0, le=1)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SubmittedAgent(_Model):
+    """Which agent played.
+
+    Attributes:
+        name: What tables call it.
+        source, sha256: Class with its settings, and hash of the file it is in (`kv_gym.agents.AgentSource`).
+        options: What it was built with.
+        uses_hindsight, evicts: References do the one or not the other; they are lines, not entries.
+        kind: `installed`: found by name. `checkpoint`: by name, with weights in `agent/`. `file`: its file is in
+            `agent/`.
+        trained: What a learned agent says of its training.
+        file: Path inside the submission of the file that is loaded again, "" for an installed agent.
+        class_name: The class in that file.
+    """
+
+    name: str = Text
+    source: str = Field(max_length=1000)
+    sha256: str = Field(max_length=64)
+    options: dict[str, bool | int | float | str] = {}
+    uses_hindsight: bool = False
+    evicts: bool = True
+    kind: Literal["installed", "checkpoint", "file"]
+    trained: str = Field("", max_length=2000)
+    file: str = Field("", pattern=r"^(agent/[A-Za-z0-9_.-]{1,100})?$")
+    class_name: str = Text
+
+
+class CellSummary(_Model):
+    """Means over the episodes of one environment at one budget; checkers compute them again.
+
+    Attributes:
+        accuracy, full_accuracy: Mean score, of the agent and of the full cache.
+        retained: The one over the other; None where the full cache has none.
+        mean_tokens: Generated tokens an episode.
+        kv_slots_mean, kv_slots_peak: Live slots per layer and KV head: mean over episodes, and the most in any.
+        scoring_share: Share of the time that the agent took; None where nothing was timed.
+    """
+
+    env_id: str = Text
+    budget: int = Field(ge=1)
+    n_episodes: int = Field(ge=1)
+    accuracy: float = Share
+    full_accuracy: float = Share
+    retained: float | None = None
+    mean_tokens: float
+    kv_slots_mean: float
+    kv_slots_peak: int
+    scoring_share: float | None = None
+
+
+class Submission(_Model):
+    """`submission.json`.
+
+    Attributes:
+        title, authors, link: For the board; `link` may be "".
+        slug: Short name; the folder is called ``<date>_<slug>``.
+        division: `closed`: the board's models and problems, nothing else changed. `open`: anything else, explained.
+        trial: Played less than the protocol asks for; never an entry.
+        protocol, protocol_sha256: What was played.
+        models: Fingerprint of each frozen LLM.
+        command, git, versions, threads, width: How it was made.
+        references_sha256: Hash over the full-cache generations of all problems (`reference_digest`).
+        cells: Means.
+    """
+
+    format: Literal[1] = 1
+    title: str = Field(min_length=1, max_length=MAX_TEXT)
+    slug: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,39}$")
+    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    authors: list[str] = Field(min_length=1, max_length=20)
+    link: str = Field("", pattern=r"^(https?://\S{1,300})?$")
+    division: Literal["closed", "open"] = "closed"
+    trial: bool = False
+    protocol: str = Text
+    protocol_sha256: str = Hash
+    agent: SubmittedAgent
+    models: dict[str, str]
+    command: str = Field(max_length=2000)
+    git: dict[str, str | bool] | None
+    versions: dict[str, str]
+    threads: int = Field(ge=1)
+    width: int = Field(ge=1)
+    references_sha256: str = Hash
+    cells: list[CellSummary] = []
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder."""
+        return f"{self.date}_{self.slug}"
+
+
+class SubmittedEpisode(_Model):
+    """A line of `episodes.jsonl.gz`.
+
+    Attributes:
+        problem, seed, family: What was played.
+        correct, correct_full: Score of the agent and of the full cache, 0 to 1.
+        tokens: Generated ones. `steps`: evictions. `stop`: `eos` or `length`.
+        kv_slots_mean, kv_slots_peak: Live slots per layer and KV head while writing.
+        tokens_sha256: Of the generated token ids. `actions_sha256`: of the kept slots, step by step.
+        seconds, scoring_seconds: Share of the wall time; None where nothing was timed.
+        failed: Class and message of what the agent raised.
+    """
+
+    env_id: str = Text
+    budget: int
+    problem: str = Text
+    seed: int = Field(ge=0)
+    family: str = Text
+    correct: float = Share
+    correct_full: float = Share
+    tokens: int = Field(ge=0)
+    steps: int = Field(ge=0)
+    stop: Literal["eos", "length", ""]
+    kv_slots_mean: float = Field(ge=0)
+    kv_slots_peak: int = Field(ge=0)
+    tokens_sha256: str = Hash
+    actions_sha256: str = Hash
+    seconds: float | None = Field(None, ge=0)
+    scoring_seconds: float | None = Field(None, ge=0)
+    failed: str | None = Field(None, max_length=500)
+
+    @property
+    def key(self) -> str:
+        """Name of its actions."""
+        return f"{self.env_id}/{self.budget}/{self.problem}/{self.seed}"
+
+
+class System(_Model):
+    """`system.json`: the machine."""
+
+    hardware: dict[str, str | int]
+    versions: dict[str, str]
+    threads: int
+    platform: str
+
+
+@dataclass(frozen=True)
+class ReadSubmission:
+    """A submission in memory."""
+
+    folder: Path
+    submission: Submission
+    episodes: list[SubmittedEpisode]
+    system: System
+
+
+class SubmissionError(KVGymError, ValueError):
+    """A submission cannot be read or used."""
+
+
+def read_submission(folder: Path) -> ReadSubmission:
+    """Read a submission's data (not its actions); sizes are bounded.
+
+    Raises:
+        FileRefused: A file is missing, too large or malformed.
+    """
+    read = Submission.model_validate(parse_json(read_bounded(folder / SUBMISSION)))
+    system = System.model_validate(parse_json(read_bounded(folder / SYSTEM)))
+    lines = unpack(read_bounded(folder / EPISODES), EPISODES).splitlines()
+    return ReadSubmission(folder, read, [SubmittedEpisode.model_validate(parse_json(line)) for line in lines], system)
+
+
+def summarise(episodes: Sequence[SubmittedEpisode]) -> list[CellSummary]:
+    """Means per environment and budget, in the order in which they first come."""
+    cells: dict[tuple[str, int], list[SubmittedEpisode]] = {}
+    for episode in episodes:
+        cells.setdefault((episode.env_id, episode.budget), []).append(episode)
+    return [_summary(rows) for rows in cells.values()]
+
+
+def _summary(rows: list[SubmittedEpisode]) -> CellSummary:
+    def mean(values: Iterable[float]) -> float:
+        return round(float(np.mean(list(values))), 6)
+
+    accuracy, full = mean(row.correct for row in rows), mean(row.correct_full for row in rows)
+    timed = [(row.seconds, row.scoring_seconds) for row in rows if row.seconds and row.scoring_seconds is not None]
+    share = sum(part for _, part in timed if part) / sum(whole for whole, _ in timed) if timed else None
+    return CellSummary(
+        env_id=rows[0].env_id,
+        budget=rows[0].budget,
+        n_episodes=len(rows),
+        accuracy=accuracy,
+        full_accuracy=full,
+        retained=round(accuracy / full, 6) if full else None,
+        mean_tokens=mean(row.tokens for row in rows),
+        kv_slots_mean=mean(row.kv_slots_mean for row in rows),
+        kv_slots_peak=max(row.kv_slots_peak for row in rows),
+        scoring_share=None if share is None else round(share, 6),
+    )
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """JSON Schemas by file name."""
+    models: dict[str, type[BaseModel]] = {"submission": Submission, "episode": SubmittedEpisode, "system": System}
+    return {f"{name}.schema.json": model.model_json_schema() for name, model in models.items()}
+
+
+def write_schemas(folder: Path) -> None:
+    """Write them to a folder, such as `leaderboards/schema/v1`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, schema in schemas().items():
+        (folder / name).write_text(json.dumps(schema, indent=1) + "\n")

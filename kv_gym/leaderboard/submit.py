@@ -1,0 +1,241 @@
+"""Running an agent on the board's protocol and writing its submission. Resumes where it stopped."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import zlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kv_gym import provenance
+from kv_gym.agents import AgentLike, agent_source, load_agent, prepare_agent
+from kv_gym.benchmark import Progress
+from kv_gym.errors import ConfigError
+from kv_gym.leaderboard.actions import pack_actions
+from kv_gym.leaderboard.play import BoardCell, board_cells, play_cell, reference_digest
+from kv_gym.leaderboard.protocol import Protocol
+from kv_gym.leaderboard.submission import (
+    ACTIONS,
+    AGENT_FOLDER,
+    EPISODES,
+    SUBMISSION,
+    SUMS,
+    SYSTEM,
+    Submission,
+    SubmittedAgent,
+    SubmittedEpisode,
+    System,
+    summarise,
+)
+from kv_gym.rows import sha256_of
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a submitter says.
+
+    Attributes:
+        agent: Name, or path/to/mine.py:MyAgent.
+        options: What it is built with.
+        title, slug, authors, link, division: For the board.
+        trial: Plays less than the protocol asks for.
+    """
+
+    agent: str
+    options: dict[str, Any]
+    title: str
+    slug: str
+    authors: list[str]
+    link: str = ""
+    division: Literal["closed", "open"] = "closed"
+    trial: bool = False
+
+
+def slug_of(title: str) -> str:
+    """A short name made from a title: letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].strip("-") or "agent"
+
+
+def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progress) -> Path:
+    """Play the protocol and write the submission's folder.
+
+    Args:
+        entry: What is submitted.
+        protocol: What is played.
+        out: Folder of submissions.
+        progress: Told how far it is.
+
+    Raises:
+        KVGymError: The agent does not exist or refuses the model; or a submission of this name is there already.
+    """
+    date = datetime.now(UTC).date().isoformat()
+    agent = load_agent(entry.agent, **entry.options)
+    target = out / f"{date}_{entry.slug}"
+    if target.exists():
+        raise ConfigError(f"{target} exists. Remove it, or choose another --slug.")
+    cells = board_cells(protocol, progress)
+    for llm in {id(cell.llm): cell.llm for cell in cells}.values():
+        prepare_agent(agent, llm)
+    source = agent_source(agent)
+    mark = sha256_of([protocol.sha256, source.where, source.sha256, reference_digest(cells)])
+    with Partial(out / f".{entry.slug}.partial.jsonl", mark) as partial:
+        _play_all(cells, agent, protocol.width, partial, progress)
+        episodes = partial.in_order(cells)
+        folder = out / f".{entry.slug}.writing"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        described, files = describe_agent(entry, agent)
+        submission = Submission(
+            title=entry.title, slug=entry.slug, date=date, authors=entry.authors, link=entry.link,
+            division=entry.division, trial=entry.trial, protocol=protocol.id, protocol_sha256=protocol.sha256,
+            agent=described, models={cell.config.model: cell.llm.fingerprint for cell in cells},
+            command=provenance.command(), git=provenance.git_state(output=out), versions=provenance.versions(),
+            threads=torch.get_num_threads(), width=protocol.width, references_sha256=reference_digest(cells),
+            cells=summarise(episodes),
+        )  # fmt: skip
+        write_folder(folder, submission, episodes, partial.evicted, cells[0].llm.shape.device, files)
+        os.replace(folder, target)
+        partial.remove()
+    return target
+
+
+def _play_all(cells: list[BoardCell], agent: AgentLike, width: int, partial: Partial, progress: Progress) -> None:
+    todo = [(cell, [e for e in cell.wanted if _key(cell, e) not in partial.rows]) for cell in cells]
+    progress.begin("episodes", sum(len(episodes) for _, episodes in todo))
+    for cell, episodes in todo:
+        if episodes:
+            progress.describe(f"{agent.name}, {cell.env_id}, budget {cell.config.budget}")
+            for row, evicted in play_cell(cell, agent, episodes, width):
+                partial.add(row, evicted)
+                progress.advance(1)
+
+
+def _key(cell: BoardCell, episode: Any) -> str:
+    return f"{cell.env_id}/{cell.config.budget}/{episode.problem.id}/{episode.seed}"
+
+
+@dataclass
+class Partial:
+    """Episodes of an unfinished submission, a line each; what a kill leaves is read again.
+
+    Attributes:
+        path: The file.
+        mark: Of agent, protocol and models; a file with another one is refused.
+        rows, evicted: What it holds, by key.
+    """
+
+    path: Path
+    mark: str
+    rows: dict[str, SubmittedEpisode] = field(default_factory=dict)
+    evicted: dict[str, Tensor] = field(default_factory=dict)
+
+    def __enter__(self) -> Partial:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []  # a torn last line is dropped
+        if lines and json.loads(lines[0]) != {"mark": self.mark}:
+            raise ConfigError(
+                f"{self.path} is of another agent, protocol or model. Delete it, or choose another --slug."
+            )
+        self._file = open(self.path, "wb")
+        self._write(json.dumps({"mark": self.mark}))
+        for line in lines[1:]:
+            found = json.loads(line)
+            self.add(SubmittedEpisode.model_validate(found["row"]), _decode(found["evicted"]))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def add(self, row: SubmittedEpisode, evicted: Tensor | None) -> None:
+        """Append one episode."""
+        self._write(json.dumps({"row": row.model_dump(mode="json"), "evicted": _encode(evicted)}))
+        self.rows[row.key] = row
+        if evicted is not None and len(evicted):
+            self.evicted[row.key] = evicted
+
+    def _write(self, line: str) -> None:
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+
+    def in_order(self, cells: list[BoardCell]) -> list[SubmittedEpisode]:
+        """All episodes in the order of the plan."""
+        return [self.rows[_key(cell, episode)] for cell in cells for episode in cell.wanted]
+
+    def remove(self) -> None:
+        """Delete the file: the submission is written."""
+        self.path.unlink()
+
+
+def _encode(evicted: Tensor | None) -> list[Any] | None:
+    if evicted is None:
+        return None
+    packed = zlib.compress(evicted.to(torch.int16).numpy().tobytes())
+    return [list(evicted.shape), base64.b64encode(packed).decode()]
+
+
+def _decode(found: list[Any] | None) -> Tensor | None:
+    if found is None:
+        return None
+    values = np.frombuffer(zlib.decompress(base64.b64decode(found[1])), dtype=np.int16)
+    return torch.from_numpy(values.copy()).reshape(found[0])
+
+
+def describe_agent(entry: Entry, agent: AgentLike) -> tuple[SubmittedAgent, list[Path]]:
+    """What a submission says of its agent, and the files that go into `agent/`."""
+    source = agent_source(agent)
+    kind: Literal["installed", "checkpoint", "file"] = "installed"
+    name, colon, class_name = entry.agent.rpartition(":")
+    files: list[Path] = []
+    if colon:
+        kind, files = "file", [Path(name)]
+    elif hasattr(agent, "files"):
+        kind, files = "checkpoint", list(agent.files())
+    about = getattr(agent, "about", None)
+    described = SubmittedAgent(
+        name=agent.name, source=source.where, sha256=source.sha256, options=entry.options,
+        uses_hindsight=agent.uses_hindsight, evicts=agent.evicts, kind=kind, trained=about() if about else "",
+        file=f"{AGENT_FOLDER}/{files[0].name}" if files else "", class_name=class_name if colon else entry.agent,
+    )  # fmt: skip
+    return described, files
+
+
+def write_folder(
+    folder: Path, submission: Submission, episodes: list[SubmittedEpisode], evicted: dict[str, Tensor],
+    device: torch.device, files: list[Path],
+) -> None:  # fmt: skip
+    """Write all files of a submission."""
+    (folder / AGENT_FOLDER).mkdir()
+    for path in files:
+        shutil.copyfile(path, folder / AGENT_FOLDER / path.name)
+    (folder / SUBMISSION).write_text(json.dumps(submission.model_dump(mode="json"), indent=1) + "\n")
+    lines = "".join(json.dumps(row.model_dump(mode="json")) + "\n" for row in episodes)
+    (folder / EPISODES).write_bytes(gzip.compress(lines.encode(), 9, mtime=0))
+    (folder / ACTIONS).write_bytes(pack_actions(evicted))
+    system = System(
+        hardware=provenance.hardware(device), versions=submission.versions, threads=submission.threads,
+        platform=platform.platform(),
+    )  # fmt: skip
+    (folder / SYSTEM).write_text(json.dumps(system.model_dump(mode="json"), indent=1) + "\n")
+    write_sums(folder)
+
+
+def write_sums(folder: Path) -> None:
+    """Write SHA256SUMS of all other files, as `sha256sum -c` reads it."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n" for path in paths
+    ]
+    (folder / SUMS).write_text("".join(lines))

@@ -1,0 +1,392 @@
+"""A small real submission passes every check, and each of many tampered copies is refused for its own reason."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from kv_gym import cli
+from kv_gym.benchmark import Silent
+from kv_gym.errors import ConfigError
+from kv_gym.leaderboard.actions import actions_hash, pack_actions, unpack_actions
+from kv_gym.leaderboard.files import FileRefused, parse_json, read_bounded, unpack
+from kv_gym.leaderboard.protocol import Protocol, read_protocol
+from kv_gym.leaderboard.submission import ACTIONS, EPISODES, SUBMISSION, SUMS, read_submission, schemas, summarise
+from kv_gym.leaderboard.submit import Entry, make_submission, slug_of, write_sums
+from kv_gym.leaderboard.verify import check_submission, draw_sample
+
+REPOSITORY = Path(__file__).parents[3]
+MINE = '''
+import torch
+
+from kv_agents.base import Agent
+
+
+class Mine(Agent):
+    """Keep what is old."""
+
+    name = "mine"
+
+    def score(self, slots):
+        return -slots.positions.float()
+'''
+
+Change = Callable[[Path], None]
+
+
+@pytest.fixture(scope="session")
+def protocol(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("protocol") / "small.yaml"
+    path.write_text(
+        "id: small\nsplit: test\nseeds: 1\nwidth: 4\n"
+        "cells: [{env_id: KVEvict-AIME-v0, model: tiny, budgets: [160], problems: 4}]\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def submission(protocol: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of an agent in a file of one's own."""
+    folder = tmp_path_factory.mktemp("submissions")
+    (folder / "mine.py").write_text(MINE)
+    entry = Entry(f"{folder / 'mine.py'}:Mine", {}, "Mine", "mine", ["me"])
+    return make_submission(entry, read_protocol(protocol), folder, Silent())
+
+
+def copy(submission: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(submission, tmp_path / submission.name))
+
+
+def codes(folder: Path, protocol: Path, level: Any = "replay") -> list[str]:
+    verdict = check_submission(folder, read_protocol(protocol), level, Silent(), sample=2, seed=0)
+    return [finding.code for finding in verdict.findings]
+
+
+def test_a_submission_passes_every_level(submission: Path, protocol: Path) -> None:
+    verdict = check_submission(submission, read_protocol(protocol), "rerun", Silent(), sample=3, seed=1)
+    assert verdict.ok and verdict.done == ["schema", "arithmetic", "replay", "rerun"], verdict.findings
+    assert "1 of 1 episodes gave the same text" in verdict.notes[-1]
+    found = read_submission(submission)
+    assert [row.problem for row in found.episodes] == [f"aime/test/0/{i}" for i in range(4)]
+    assert found.submission.agent.file == "agent/mine.py" and (submission / "agent" / "mine.py").read_text() == MINE
+    cell = found.submission.cells[0]
+    assert cell.accuracy == sum(row.correct for row in found.episodes) / 4
+    assert cell.kv_slots_peak == 176 and cell.kv_slots_mean == 160 + 8.5
+    assert not list(submission.parent.glob(".*")), "nothing unfinished is left"
+
+
+# --- tampering ---------------------------------------------------------------------------------------------------
+
+
+def on_submission(**changes: Any) -> Change:
+    def change(folder: Path) -> None:
+        path = folder / SUBMISSION
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def on_agent(**changes: Any) -> Change:
+    def change(folder: Path) -> None:
+        path = folder / SUBMISSION
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps(found | {"agent": found["agent"] | changes}))
+
+    return change
+
+
+def on_cell(**changes: Any) -> Change:
+    def change(folder: Path) -> None:
+        path = folder / SUBMISSION
+        found = json.loads(path.read_text())
+        path.write_text(json.dumps(found | {"cells": [found["cells"][0] | changes]}))
+
+    return change
+
+
+def on_rows(edit: Callable[[list[dict[str, Any]]], Any], again: bool = True) -> Change:
+    """Change rows, and keep the means in step, as somebody would who cheats with care."""
+
+    def change(folder: Path) -> None:
+        path = folder / EPISODES
+        rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        edit(rows)
+        path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+        if again:
+            cells = [cell.model_dump() for cell in summarise(read_submission(folder).episodes)]
+            on_submission(cells=cells)(folder)
+
+    return change
+
+
+def on_row(**changes: Any) -> Change:
+    return on_rows(lambda rows: rows[0].update(changes))
+
+
+def on_actions(edit: Callable[[torch.Tensor], torch.Tensor]) -> Change:
+    """Change the first episode's actions, and its hash with them."""
+
+    def change(folder: Path) -> None:
+        path = folder / ACTIONS
+        found = load(lzma.decompress(path.read_bytes()))
+        key = "KVEvict-AIME-v0/160/aime/test/0/0/0"
+        found[key] = edit(found[key].clone())
+        path.write_bytes(lzma.compress(save(found)))
+        evicted = found[key].long()
+        if bool((evicted.diff(dim=-1) > 0).all()) and int(evicted.max()) < 176:
+            on_row(actions_sha256=actions_hash(evicted, 176))(folder)
+
+    return change
+
+
+def text(name: str, content: str) -> Change:
+    return lambda folder: (folder / name).write_text(content) and None
+
+
+def edit_text(name: str, old: str, new: str) -> Change:
+    def change(folder: Path) -> None:
+        found = (folder / name).read_text()
+        assert old in found
+        (folder / name).write_text(found.replace(old, new, 1))
+
+    return change
+
+
+def link(folder: Path) -> None:
+    (folder / "system.json").rename(folder.parent / "system.json")
+    (folder / "system.json").symlink_to(folder.parent / "system.json")
+
+
+def after_sums(change: Change) -> Change:
+    change.after_sums = True  # type: ignore[attr-defined]
+    return change
+
+
+def wrong_range(evicted: torch.Tensor) -> torch.Tensor:
+    evicted[0, 0, 0, -1] = 200
+    return evicted
+
+
+def twice(evicted: torch.Tensor) -> torch.Tensor:
+    evicted[0, 0, 0, 1] = evicted[0, 0, 0, 0]
+    return evicted
+
+
+def newest(evicted: torch.Tensor) -> torch.Tensor:
+    evicted[0, 0, 0, -1] = 175
+    return evicted
+
+
+def others(evicted: torch.Tensor) -> torch.Tensor:
+    """Every head drops other slots in the first steps."""
+    evicted[:4] = torch.arange(0, 32, 2, dtype=evicted.dtype)
+    return evicted
+
+
+TAMPERED: dict[str, tuple[str, Change]] = {
+    "a key more": ("schema.unknown-key", on_submission(score=100)),
+    "a key less": ("schema.missing-key", edit_text(SUBMISSION, '"title": "Mine",', "")),
+    "another format": ("schema.format", on_submission(format=2)),
+    "a value of the wrong type": ("schema.value", on_submission(threads="many")),
+    "a link that runs": ("schema.value", on_submission(link="javascript:alert(1)")),
+    "a slug that climbs": ("schema.value", on_submission(slug="../../x")),
+    "a key twice": (
+        "schema.duplicate-key",
+        edit_text(SUBMISSION, '"title": "Mine",', '"title": "Mine", "title": "M",'),
+    ),
+    "not a number": ("schema.non-finite", edit_text(SUBMISSION, '"accuracy":', '"accuracy": NaN, "x":')),
+    "no JSON": ("schema.json", text(SUBMISSION, "{")),
+    "a pickle": ("schema.file-type", text("agent/weights.pkl", "x")),
+    "a stray file": ("schema.unknown-file", text("run.sh", "x")),
+    "a missing file": ("schema.missing-file", lambda folder: (folder / "system.json").unlink()),
+    "a link": ("schema.symlink", link),
+    "a huge file": ("schema.file-size", text("system.json", " " * (2**20 + 1))),
+    "rows that are not packed": ("schema.compression", text(EPISODES, "{}")),
+    "a file that was changed later": ("schema.sums", after_sums(edit_text("system.json", "platform", "platfrom"))),
+    "a file that is not listed": ("schema.sums-missing", after_sums(text("agent/more.py", "x = 1"))),
+    "a sum outside": ("schema.path", after_sums(text(SUMS, f"{'0' * 64}  ../../etc/passwd\n"))),
+    "no sums": ("schema.sums-form", after_sums(text(SUMS, "hello\n"))),
+    "an agent without its file": ("schema.agent-file", on_agent(file="agent/other.py")),
+    "actions of another kind": (
+        "schema.actions",
+        lambda folder: (folder / ACTIONS).write_bytes(lzma.compress(b"x")) and None,
+    ),
+    "actions that are floats": ("schema.actions-type", on_actions(lambda evicted: evicted.float())),
+    "another folder name": ("schema.folder-name", on_submission(slug="yours")),
+    "a trial": ("arithmetic.trial", on_submission(trial=True)),
+    "another protocol": ("arithmetic.protocol", on_submission(protocol_sha256="0" * 64)),
+    "a better mean": ("arithmetic.aggregate", on_cell(accuracy=0.99)),
+    "a cell less": ("arithmetic.cell-set", on_submission(cells=[])),
+    "an episode twice": ("arithmetic.duplicate-episode", on_rows(lambda rows: rows.append(rows[0]))),
+    "a hard problem left out": ("arithmetic.problem-set", on_rows(lambda rows: rows.pop())),
+    "another problem": ("arithmetic.problem-set", on_rows(lambda rows: rows[0].update(problem="aime/test/0/99"))),
+    "another seed": ("arithmetic.problem-set", on_row(seed=7)),
+    "another model": ("arithmetic.model", on_submission(models={"tiny": "0" * 64})),
+    "another full cache": ("arithmetic.references", on_submission(references_sha256="0" * 64)),
+    "a weaker full cache": ("arithmetic.full-cache", on_row(correct_full=0.0)),
+    "another family": ("arithmetic.family", on_row(family="easy")),
+    "half a point": ("arithmetic.score", on_row(correct=0.5)),
+    "too many slots": ("arithmetic.budget", on_row(kv_slots_peak=500)),
+    "too few evictions": ("arithmetic.steps", on_row(steps=1)),
+    "too many tokens": ("arithmetic.tokens", on_row(tokens=5000)),
+    "a failure that scores": ("arithmetic.failed", on_row(failed="x", correct=1.0)),
+    "actions left out": (
+        "arithmetic.actions-set",
+        lambda folder: (folder / ACTIONS).write_bytes(pack_actions({})) and None,
+    ),
+    "actions of another shape": ("arithmetic.actions-shape", on_actions(lambda evicted: evicted[:-1])),
+    "a slot that is not there": ("arithmetic.actions-range", on_actions(wrong_range)),
+    "a slot twice": ("arithmetic.actions-order", on_actions(twice)),
+    "a protected slot": ("arithmetic.protected", on_actions(newest)),
+    "other actions than the row's": ("arithmetic.actions-hash", on_row(actions_sha256="0" * 64)),
+    "other actions than were played": ("replay.tokens", on_actions(others)),
+}
+
+
+def test_there_are_enough_ways_to_cheat() -> None:
+    assert len(TAMPERED) >= 25 and len({code for code, _ in TAMPERED.values()}) >= 25
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_tampering_is_refused_for_its_own_reason(name: str, submission: Path, protocol: Path, tmp_path: Path) -> None:
+    code, change = TAMPERED[name]
+    folder = copy(submission, tmp_path)
+    change(folder)
+    if not hasattr(change, "after_sums"):
+        (folder / SUMS).unlink(missing_ok=True)
+        write_sums(folder)
+    found = codes(folder, protocol)
+    assert found and found[0] == code, found
+
+
+def test_a_score_that_was_not_earned_is_found_by_playing_again(
+    submission: Path, protocol: Path, tmp_path: Path
+) -> None:
+    folder = copy(submission, tmp_path)
+    on_rows(lambda rows: [row.update(correct=1.0 - row["correct"]) for row in rows])(folder)
+    write_sums(folder)
+    assert set(codes(folder, protocol, "arithmetic")) == set()
+    assert set(codes(folder, protocol)) == {"replay.correct"}
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def test_packed_files_are_bounded() -> None:
+    bomb = gzip.compress(b"\0" * 5000)
+    assert unpack(bomb, "x.gz", 5000) == b"\0" * 5000
+    with pytest.raises(FileRefused, match="inflated-size"):
+        unpack(bomb, "x.gz", 4999)
+    with pytest.raises(FileRefused, match="inflated-size"):
+        unpack(lzma.compress(b"\0" * 5000), "x.xz", 4999)
+
+
+@pytest.mark.parametrize("data", [b'{"a": 1e999}', b'{"a": -Infinity}', b"[" * 100_000])
+def test_json_of_strangers_is_plain(data: bytes) -> None:
+    with pytest.raises(FileRefused):
+        parse_json(data)
+
+
+def test_actions_come_back_as_they_were() -> None:
+    small = {"a": torch.tensor([[[[1, 255]]]]), "b": torch.tensor([[[[3, 300]]]]), "c": torch.zeros(0, 1, 1, 2)}
+    found = unpack_actions(pack_actions(small), "x.xz")
+    assert all(torch.equal(found[key], value.long()) for key, value in small.items())
+
+
+def test_the_sample_takes_from_every_cell(submission: Path) -> None:
+    rows = read_submission(submission).episodes
+    other = [row.model_copy(update={"budget": 96}) for row in rows]
+    drawn = draw_sample([*rows, *other], 4, seed=3)
+    assert sorted(row.budget for row in drawn) == [96, 96, 160, 160]
+    assert draw_sample([*rows, *other], 4, seed=3) == drawn
+
+
+def test_a_stopped_submission_goes_on(protocol: Path, submission: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from kv_gym.leaderboard import submit
+
+    real, played = submit.play_cell, []
+
+    def two_only(*arguments: Any) -> Any:
+        for number, found in enumerate(real(*arguments)):
+            if number == 2 and not played:
+                played.append(number)
+                raise KeyboardInterrupt
+            yield found
+
+    monkeypatch.setattr(submit, "play_cell", two_only)
+    (tmp_path / "mine.py").write_text(MINE)
+    entry = Entry(f"{tmp_path / 'mine.py'}:Mine", {}, "Mine", "mine", ["me"])
+    with pytest.raises(KeyboardInterrupt):
+        make_submission(entry, read_protocol(protocol), tmp_path, Silent())
+    with open(tmp_path / ".mine.partial.jsonl", "a") as file:
+        file.write('{"row": {"torn')
+    folder = make_submission(entry, read_protocol(protocol), tmp_path, Silent())
+    one, other = (read_submission(path).episodes for path in (folder, submission))
+    assert [row.tokens_sha256 for row in one] == [row.tokens_sha256 for row in other]
+    with pytest.raises(ConfigError, match="exists"):
+        make_submission(entry, read_protocol(protocol), tmp_path, Silent())
+
+
+def test_the_full_cache_and_failures_are_submissions_too(protocol: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(MINE.replace("-slots.positions.float()", "slots.nothing"))
+    for agent, slug in (("full", "full"), (f"{tmp_path / 'bad.py'}:Mine", "bad")):
+        folder = make_submission(Entry(agent, {}, slug, slug, ["me"]), read_protocol(protocol), tmp_path, Silent())
+        assert codes(folder, protocol) == []
+        found = read_submission(folder).submission.cells[0]
+        assert found.accuracy == (1.0 if slug == "full" else 0.0)
+
+
+def test_the_protocol_says_what_is_wrong(tmp_path: Path) -> None:
+    protocol = read_protocol()
+    assert isinstance(protocol, Protocol) and protocol.reduced(3, [48]).cells[0].budgets == [48]
+    assert protocol.reduced(3, []).sha256 != protocol.sha256
+    with pytest.raises(ConfigError, match="no such file"):
+        read_protocol(tmp_path / "no.yaml")
+    (tmp_path / "bad.yaml").write_text("id: x")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_protocol(tmp_path / "bad.yaml")
+
+
+def test_slugs_are_short_names() -> None:
+    assert slug_of("R-KV, λ = 0.1!") == "r-kv-0-1" and slug_of("λ") == "agent" and len(slug_of("x" * 99)) == 40
+
+
+def test_schemas_are_current() -> None:
+    for name, schema in schemas().items():
+        stored = json.loads((REPOSITORY / "leaderboards" / "schema" / "v1" / name).read_text())
+        assert stored == json.loads(json.dumps(schema)), "run: kv-gym submit schemas"
+
+
+def test_commands_say_how_it_went(
+    submission: Path, protocol: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as end:
+            cli.main(["submit", *arguments, "--protocol", str(protocol)])
+        found = capsys.readouterr()
+        return int(end.value.code or 0), found.out + found.err
+
+    code, out = run("check", str(submission), "--sample", "1")
+    assert code == 0 and "nothing speaks against it" in out
+    code, out = run("check", str(tmp_path / "none"), "--json")
+    assert code == 1 and '"schema.missing-folder"' in out
+    code, out = run("check", str(submission), "--rerun", "--sample", "1")
+    assert code == 0 and "WARNING" in out
+    trial = ("new", "random", "--author", "me", "--problems", "1", "--out", str(tmp_path))
+    code, out = run(*trial)
+    assert code == 0 and codes(next(tmp_path.glob("*_random")), protocol)[0] == "arithmetic.trial"
+    assert run("new", "nobody", "--author", "me")[0] == 2
+
+
+def test_a_file_that_is_read_is_a_file(tmp_path: Path) -> None:
+    with pytest.raises(FileRefused, match="missing"):
+        read_bounded(tmp_path / "x")
