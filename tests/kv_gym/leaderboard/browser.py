@@ -17,9 +17,9 @@ DRIVER = shutil.which("chromedriver")
 def why_not() -> str | None:
     """Say what is missing to drive a browser; None if nothing is."""
     try:
-        import selenium  # noqa: F401
-    except ImportError:
-        return "selenium is not installed: pip install 'kv-gym[browser]'"
+        from selenium.webdriver import Chrome  # noqa: F401
+    except ImportError as error:  # it is not there, or a part of it is not
+        return f"selenium cannot be used ({error}): pip install 'kv-gym[browser]'"
     return None if CHROMIUM and DRIVER else "chromium and chromedriver are not installed"
 
 
