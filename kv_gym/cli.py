@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from kv_gym import __version__
 from kv_gym.errors import ConfigError, KVGymError
+from kv_gym.leaderboard.board_cli import leaderboard_app
 from kv_gym.leaderboard.cli import submit_app
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ models_app = typer.Typer(help="Frozen LLMs: list what was measured, or check one
 app.add_typer(models_app, name="models")
 app.add_typer(submit_app, name="submit")
 app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME --help`)."), name="train")
+app.add_typer(leaderboard_app, name="leaderboard")
 
 
 class ModeChoice(StrEnum):
