@@ -51,8 +51,8 @@ class SubmittedAgent(_Model):
     uses_hindsight: bool = False
     evicts: bool = True
     kind: Literal["installed", "checkpoint", "file"]
-    trained: str = Field("", max_length=2000)
-    file: str = Field("", pattern=r"^(agent/[A-Za-z0-9_.-]{1,100})?$")
+    trained: str = Field(default="", max_length=2000)
+    file: str = Field(default="", pattern=r"^(agent/[A-Za-z0-9_.-]{1,100})?$")
     class_name: str = Text
 
 
@@ -99,7 +99,7 @@ class Submission(_Model):
     slug: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,39}$")
     date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
     authors: list[str] = Field(min_length=1, max_length=20)
-    link: str = Field("", pattern=r"^(https?://\S{1,300})?$")
+    link: str = Field(default="", pattern=r"^(https?://\S{1,300})?$")
     division: Literal["closed", "open"] = "closed"
     trial: bool = False
     protocol: str = Text
@@ -147,9 +147,9 @@ class SubmittedEpisode(_Model):
     kv_slots_peak: int = Field(ge=0)
     tokens_sha256: str = Hash
     actions_sha256: str = Hash
-    seconds: float | None = Field(None, ge=0)
-    scoring_seconds: float | None = Field(None, ge=0)
-    failed: str | None = Field(None, max_length=500)
+    seconds: float | None = Field(default=None, ge=0)
+    scoring_seconds: float | None = Field(default=None, ge=0)
+    failed: str | None = Field(default=None, max_length=500)
 
     @property
     def key(self) -> str:
