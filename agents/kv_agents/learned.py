@@ -85,3 +85,16 @@ class Transfer(Learned):
 
     name = "transfer"
     shipped = "transfer"
+
+
+class PPOAgent(Learned):
+    """A policy that stable-baselines3's PPO found by playing the environment through its observations.
+
+    One MLP for all heads on the observation's features. In training one decision is shared by all heads
+    (`granularity="token"`, or the noise on 1,152 scores drowns the rest); the agent then asks it for each head.
+
+    Source: PPO, arXiv:1707.06347, in stable-baselines3; see `kv_agents.ppo`.
+    """
+
+    name = "ppo"
+    shipped = "ppo"
