@@ -211,9 +211,8 @@ def test_a_phone_does_not_scroll_sideways(browser: Any, address: str, hash: str)
     browser.get("about:blank")
     browser.get(address + hash)
     assert browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]") == [360, 360]
-    assert (
-        browser.execute_script("const s = document.querySelector('.scroll'); return s.scrollWidth - s.clientWidth") == 0
-    )
+    hidden = "const s = document.querySelector('.scroll'); return s.scrollWidth - s.clientWidth"
+    assert browser.execute_script(hidden) == 0
 
 
 def test_markup_in_titles_and_links_is_inert(browser: Any) -> None:
