@@ -78,14 +78,14 @@ class Arena:
         if not found:
             raise RankError(
                 f"none of these {len(players)} submissions is of the agent {BASELINE!r}, which is 0 on the scale of "
-                f"scores. Put one into the folder: kv-gym submit {BASELINE}."
+                f"scores. Put one into the folder: kv-gym submit new {BASELINE} --author NAME."
             )
         arena = cls(protocol, found[0])
         missing = arena.missing_of(found[0])
         if missing:
             raise RankError(
                 f"scores are measured against the submission {found[0].submission.slug!r}, which is incomplete: "
-                f"{'; '.join(missing)}. Make it again: kv-gym submit {BASELINE}."
+                f"{'; '.join(missing)}. Make it again: kv-gym submit new {BASELINE} --author NAME."
             )
         arena.facts()
         return arena
@@ -97,8 +97,11 @@ class Arena:
 
     def missing_of(self, player: Player) -> list[str]:
         """Say what a player lacks to be ranked."""
-        if player.submission.protocol != self.protocol.id:
-            return [f"played by protocol {player.submission.protocol}, not {self.protocol.id}"]
+        played, rules = player.submission, self.protocol
+        if played.protocol != rules.id:
+            return [f"played by protocol {played.protocol}, not {rules.id}"]
+        if played.protocol_sha256 != rules.sha256:
+            return [f"played by another version of protocol {rules.id} (sha256 {played.protocol_sha256[:12]}...)"]
         found = []
         for env in self.protocol.cells:
             for cell in ((env.env_id, budget) for budget in env.budgets):

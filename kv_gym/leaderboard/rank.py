@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
 
+from kv_gym.errors import KVGymError
 from kv_gym.intervals import Interval, proportion_interval
 from kv_gym.leaderboard.players import Arena, Cell, CellFacts, Player, RankError, Role
 from kv_gym.leaderboard.protocol import Protocol
@@ -111,15 +113,25 @@ def read_submissions(folder: Path) -> list[ReadSubmission]:
     """Read every submission in a folder, by name; files, and folders that begin with a dot, are passed over.
 
     Raises:
-        RankError: There is no such folder.
-        KVGymError: A submission cannot be read.
+        RankError: There is no such folder, or a submission in it cannot be read.
     """
     if not folder.is_dir():
         raise RankError(
             f"there is no folder {folder}. Name one that holds submissions, such as leaderboards/submissions."
         )
     folders = sorted(place for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
-    return [read_submission(place) for place in folders]
+    return [_read(place) for place in folders]
+
+
+def _read(folder: Path) -> ReadSubmission:
+    try:
+        return read_submission(folder)
+    except (KVGymError, ValidationError) as error:
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise RankError(f"{folder} cannot be read. {reason} `kv-gym submit check {folder}` says more.") from error
 
 
 def build_board(submissions: Iterable[ReadSubmission], protocol: Protocol) -> Board:

@@ -24,11 +24,13 @@ are references and not ranked.
 
 TAIL = """## Submit
 
-    kv-gym submit path/to/mine.py:MyAgent
+    kv-gym submit new path/to/mine.py:MyAgent --author "My Name"
+    kv-gym submit check leaderboards/submissions/<date>_<slug>
 
-plays the protocol and writes a folder that is checked before it is ranked; [docs/submitting.md](../docs/submitting.md)
-says what it holds and how to send it in. `kv-gym leaderboard rank FOLDER` ranks any folder of submissions, and
-`kv-gym leaderboard build` writes this page and [site/index.html](site/index.html), with curves and a page per agent.
+The first plays the protocol and writes a folder, the second checks it; [docs/submitting.md](../docs/submitting.md)
+says what the folder holds and how to send it in, and `schema/` has JSON Schemas of its files. `kv-gym leaderboard rank
+FOLDER` ranks any folder of submissions; `kv-gym leaderboard build` writes this page and
+[site/index.html](site/index.html), with curves and a page per agent.
 
 ## Results
 

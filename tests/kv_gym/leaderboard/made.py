@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kv_gym.leaderboard.protocol import Protocol
+from kv_gym.leaderboard.rank import Board, build_board
 from kv_gym.leaderboard.submission import (
     ReadSubmission,
     Submission,
     SubmittedAgent,
-    SubmittedCell,
     SubmittedEpisode,
     System,
+    summarise,
 )
 
 Outcomes = Mapping[tuple[str, int], Sequence[float] | Sequence[Sequence[float]]]
+UNSAID = "b" * 64
 ENV, OTHER = "KVEvict-AIME-v0", "KVEvict-Code-v0"
 
 
@@ -29,14 +32,25 @@ def protocol(budgets: Mapping[str, Sequence[int]], problems: int, seeds: int = 1
     return Protocol.model_validate({"id": "kv-gym-1", "split": "test", "seeds": seeds, "width": 64, "cells": cells})
 
 
+def board(found: Iterable[ReadSubmission], rules: Protocol) -> Board:
+    """Rank submissions that were played by these rules, unless they say another hash."""
+    played = [
+        replace(one, submission=one.submission.model_copy(update={"protocol_sha256": rules.sha256}))
+        if one.submission.protocol_sha256 == UNSAID
+        else one
+        for one in found
+    ]
+    return build_board(played, rules)
+
+
 def submission(slug: str, right: Outcomes, full: float = 1.0, **changed: Any) -> ReadSubmission:
-    """A submission of the agent `slug`.
+    """A submission of the agent `slug`, for `board`.
 
     Args:
         slug: Also its title.
         right: Scores of the problems of each (env, budget); or of the seeds of each problem.
         full: Score of the full cache, everywhere.
-        changed: Fields of the submission; those of its agent as `agent_...`.
+        changed: Fields of the submission; those of its agent as `agent_...`; `link` is not checked.
     """
     agent = {
         "name": slug, "source": f"kv_agents.{slug}:Agent", "sha256": "a" * 64, "options": {}, "uses_hindsight": False,
@@ -44,10 +58,11 @@ def submission(slug: str, right: Outcomes, full: float = 1.0, **changed: Any) ->
     } | {key.removeprefix("agent_"): value for key, value in changed.items() if key.startswith("agent_")}  # fmt: skip
     fields = {
         "title": slug, "slug": slug, "date": "2026-11-23", "authors": ["somebody"], "link": "", "division": "closed",
-        "trial": False, "protocol": "kv-gym-1", "protocol_sha256": "b" * 64, "models": {"tiny": "c" * 64},
+        "trial": False, "protocol": "kv-gym-1", "protocol_sha256": UNSAID, "models": {"tiny": "c" * 64},
         "command": f"kv-gym submit {slug}", "git": {"commit": "d" * 40, "dirty": False},
         "versions": {"kv_gym": "0.1.0", "torch": "2.13.0"}, "threads": 1, "width": 64, "references_sha256": "e" * 64,
     } | {key: value for key, value in changed.items() if not key.startswith("agent_")}  # fmt: skip
+    forced = {"link": fields.pop("link")}
     episodes = [
         _episode(cell, problem, seed, one, full)
         for cell, outcomes in right.items()
@@ -58,7 +73,7 @@ def submission(slug: str, right: Outcomes, full: float = 1.0, **changed: Any) ->
     system = {"hardware": hardware, "versions": fields["versions"], "threads": 1, "platform": "Linux"}
     return ReadSubmission(
         Path(f"{fields['date']}_{slug}"),
-        Submission(**fields, agent=SubmittedAgent(**agent), cells=_cells(episodes)),
+        Submission(**fields, agent=SubmittedAgent(**agent), cells=summarise(episodes)).model_copy(update=forced),
         episodes,
         System.model_validate(system),
     )
@@ -73,17 +88,3 @@ def _episode(cell: tuple[str, int], problem: int, seed: int, correct: float, ful
             "family": ("graph", "ledger")[problem % 2], "seconds": 2.0, "scoring_seconds": 0.5, "failed": None,
         }
     )  # fmt: skip
-
-
-def _cells(episodes: Sequence[SubmittedEpisode]) -> list[SubmittedCell]:
-    found: dict[tuple[str, int], list[SubmittedEpisode]] = {}
-    for row in episodes:
-        found.setdefault((row.env_id, row.budget), []).append(row)
-    return [
-        SubmittedCell(
-            env_id=env_id, budget=budget, n_episodes=len(rows), accuracy=sum(r.correct for r in rows) / len(rows),
-            full_accuracy=sum(r.correct_full for r in rows) / len(rows), retained=None, mean_tokens=200.0,
-            kv_slots_mean=budget + 8.0, kv_slots_peak=budget + 16, scoring_share=0.25,
-        )
-        for (env_id, budget), rows in found.items()
-    ]  # fmt: skip

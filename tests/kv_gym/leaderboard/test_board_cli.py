@@ -19,7 +19,10 @@ RULES = protocol({ENV: [64]}, 4)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of three submissions and what else may lie there; reading and protocol are those of these tests."""
     right = {"random": [0.0] * 4, "mine": [1.0, 1.0, 1.0, 0.0], "short": [1.0]}
-    made = {slug: submission(slug, {(ENV, 64): one}, title=f"[red]{slug}[/red]\x1b") for slug, one in right.items()}
+    made = {
+        slug: submission(slug, {(ENV, 64): one}, title=f"[red]{slug}[/red]\x1b", protocol_sha256=RULES.sha256)
+        for slug, one in right.items()
+    }
     place = tmp_path / "submissions"
     for slug in [*made, ".git"]:
         (place / slug).mkdir(parents=True)

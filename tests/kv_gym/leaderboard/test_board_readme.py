@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from made import ENV, OTHER, protocol, submission
+from made import ENV, OTHER, board, protocol, submission
 
-from kv_gym.leaderboard.rank import build_board
 from kv_gym.leaderboard.readme import escaped, readme
 
 
@@ -15,7 +14,7 @@ def test_table_by_hand() -> None:
     mine = submission(
         "mine", {(ENV, 64): [1.0, 0.0, 1.0, 0.0], (ENV, 96): [1.0] * 4}, title="Mine", agent_kind="checkpoint"
     )
-    text = readme(build_board([random, mine], rules), rules)
+    text = readme(board([random, mine], rules), rules)
     assert "| rank | agent | kind | score | 64 | 96 |\n|---:|---|---|---:|---:|---:|\n" in text
     assert "| 1 | Mine | learned | 75.0 [50, 100] | 50 | 100 |\n" in text
     assert "| 2 | random | heuristic | 0.0 [0, 0] | 0 | 0 |\n" in text
@@ -27,14 +26,14 @@ def test_several_envs_name_their_columns_and_incomplete_entries_say_what_they_la
     rules = protocol({ENV: [64], OTHER: [32]}, 4)
     random = submission("random", {(ENV, 64): [0.0] * 4, (OTHER, 32): [0.0] * 4}, division="closed")
     half = submission("half", {(ENV, 64): [1.0] * 4})
-    text = readme(build_board([random, half], rules), rules)
+    text = readme(board([random, half], rules), rules)
     assert f"| {ENV} 64 | {OTHER} 32 |" in text
     assert f"- half: lacks 4 of 4 episodes of {OTHER} at budget 32\n" in text
 
 
 def test_an_empty_board_says_so() -> None:
     rules = protocol({ENV: [64]}, 4)
-    assert "No submissions yet." in readme(build_board([], rules), rules)
+    assert "No submissions yet." in readme(board([], rules), rules)
 
 
 def test_markup_of_submitters_is_text() -> None:

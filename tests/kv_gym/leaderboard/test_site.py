@@ -9,9 +9,8 @@ import re
 from typing import Any
 
 import pytest
-from made import ENV, OTHER, protocol, submission
+from made import ENV, OTHER, board, protocol, submission
 
-from kv_gym.leaderboard.rank import build_board
 from kv_gym.leaderboard.site import embedded, page
 
 NASTY = "</script><script>alert(1)</script><!--\u2028\u202e"
@@ -22,7 +21,7 @@ def built(**changed: Any) -> str:
     cells = {(ENV, 64): [0.0] * 4, (OTHER, 32): [0.0] * 4}
     mine = submission("mine", {cell: [1.0, 0.0, 1.0, 0.0] for cell in cells}, **changed)
     found = [submission("random", cells), mine]
-    return page(build_board(found, rules), found, rules)
+    return page(board(found, rules), found, rules)
 
 
 def data_of(html: str) -> Any:

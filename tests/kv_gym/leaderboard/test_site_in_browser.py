@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 from browser import open_browser, prefer, resize, why_not
-from made import ENV, OTHER, protocol, submission
+from made import ENV, OTHER, board, protocol, submission
 
-from kv_gym.leaderboard.rank import build_board
 from kv_gym.leaderboard.site import page
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
@@ -43,7 +42,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     rules = protocol({ENV: [64, 128], OTHER: [32]}, N)
     found = submissions()
     path = tmp_path_factory.mktemp("site") / "index.html"
-    path.write_text(page(build_board(found, rules), found, rules), encoding="utf-8")
+    path.write_text(page(board(found, rules), found, rules), encoding="utf-8")
     return path.as_uri()
 
 
@@ -274,6 +273,6 @@ def test_every_control_has_a_name_and_a_visible_focus(browser: Any) -> None:
 def test_an_empty_board_says_so(chromium: Any, tmp_path: Path) -> None:
     rules = protocol({ENV: [64]}, 4)
     path = tmp_path / "index.html"
-    path.write_text(page(build_board([], rules), [], rules), encoding="utf-8")
+    path.write_text(page(board([], rules), [], rules), encoding="utf-8")
     chromium.get(path.as_uri())
     assert find(chromium, "#shown").text == "No submissions yet." and chromium.get_log("browser") == []
