@@ -134,12 +134,17 @@ INPUTS: dict[str, Callable[[SlotView], Tensor]] = {
 }
 
 
+POOLED = "pooled"
+"""Beside `INPUTS`: the mean of all other columns over the slots of the head, so that an MLP that all heads share can tell
+what kind of head it looks at."""
+
+
 @dataclass(frozen=True)
 class ScorerConfig:
     """Form of a scorer.
 
     Attributes:
-        inputs: Names in `INPUTS`.
+        inputs: Names in `INPUTS`, and `POOLED`.
         hidden: Width of the hidden layer.
         shared: One MLP for all layers and heads.
         n_layers, n_kv_heads: Of the model, for scorers that are not shared.
@@ -155,8 +160,8 @@ class ScorerConfig:
 
     def __post_init__(self) -> None:
         for name in self.inputs:
-            if name not in INPUTS:
-                raise unknown_name("scorer input", name, INPUTS)
+            if name not in (*INPUTS, POOLED):
+                raise unknown_name("scorer input", name, [*INPUTS, POOLED])
         if self.hidden < 1 or self.n_inputs < 1:
             raise ConfigError(f"hidden={self.hidden} and n_inputs={self.n_inputs} must be 1 or more.")
 
@@ -169,7 +174,10 @@ def read_inputs(slots: SlotView, names: tuple[str, ...]) -> Tensor:
 def _layer_inputs(slots: SlotView, names: tuple[str, ...]) -> Iterator[Tensor]:
     """The same, layer by layer, each [N, 1, H_kv, S, F]."""
     for layer in slots.layers():
-        yield torch.cat([INPUTS[name](layer) for name in names], -1)
+        columns = torch.cat([INPUTS[name](layer) for name in names if name != POOLED], -1)
+        if POOLED in names:
+            columns = torch.cat([columns, columns.mean(-2, keepdim=True).expand_as(columns)], -1)
+        yield columns
 
 
 class Scorer(nn.Module):

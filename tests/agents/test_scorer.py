@@ -130,6 +130,16 @@ def test_inputs_have_a_row_per_slot_and_are_finite(name: str, make_cache: MakeCa
     assert inputs.shape[:-1] == view.shape and inputs.dtype == torch.float32 and inputs.isfinite().all()
 
 
+def test_pooled_inputs_are_means_over_the_slots_of_a_head(make_cache: MakeCache, make_view: MakeView) -> None:
+    view = make_view(make_cache())
+    plain, both = read_inputs(view, ("keys", "age")), read_inputs(view, ("keys", "age", "pooled"))
+    torch.testing.assert_close(both[..., :9], plain)
+    for slot in range(view.shape[-1]):
+        torch.testing.assert_close(both[..., slot, 9:], sum(plain.unbind(-2)) / view.shape[-1])
+    config = ScorerConfig(("keys", "age", "pooled"), 4, True, 2, 2, 18)
+    assert Scorer(config).score(view).shape == view.shape
+
+
 def test_scorer_config_names_what_is_wrong() -> None:
     with pytest.raises(UnknownNameError, match="'key'.*Did you mean 'keys'"):
         ScorerConfig(("key",), 4, False, 2, 2, 8)
