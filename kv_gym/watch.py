@@ -52,16 +52,13 @@ def watch(
 
     Where stdout is no terminal, only the last state is printed, without colours.
     """
-    from kv_gym.cli import parse_pairs
+    from kv_gym.cli import build_agent, parse_pairs
     from kv_gym.config import make_config
 
     own = {"budget": budget, "mode": mode}
     chosen = {name: value for name, value in own.items() if value is not None}
     config = make_config(env_id, **{**parse_pairs(settings or []), **chosen, "split": split})  # before torch is loaded
-    from kv_gym.agents import load_agent
-
-    name, *pairs = agent.split(",")
-    player = load_agent(name, **parse_pairs(pairs, "--agent NAME,"))
+    player = build_agent(agent)
     if not player.evicts:
         raise ConfigError(f"agent {player.name!r} evicts nothing, so there is nothing to watch. Choose another one.")
     episode = Episode(env_id, config, player, problem, seed)
