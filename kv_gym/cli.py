@@ -19,6 +19,7 @@ from kv_gym import __version__
 from kv_gym.errors import ConfigError, KVGymError
 from kv_gym.leaderboard.board_cli import leaderboard_app
 from kv_gym.leaderboard.cli import submit_app
+from kv_gym.watch import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +68,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(submit_app, name="submit")
 app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME --help`)."), name="train")
 app.add_typer(leaderboard_app, name="leaderboard")
+app.command()(watch)
 
 
 class ModeChoice(StrEnum):

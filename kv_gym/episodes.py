@@ -321,7 +321,7 @@ class EpisodeBatch:
             reference = self.references[row]
             assert reference is not None
             problem = reference.problem
-            terms["correct"][row] = self.correct[row] = grade(self._answer_text(row), problem.answer, problem.graded)
+            terms["correct"][row] = self.correct[row] = grade(self.answer_text(row), problem.answer, problem.graded)
         weights = {
             "correct": self.config.w_correct,
             "loss_spike": self.config.w_loss,
@@ -432,7 +432,7 @@ class EpisodeBatch:
         """What the episode in `row` has written so far."""
         return self.llm.decode(self.generated(row))
 
-    def _answer_text(self, row: int) -> str:
+    def answer_text(self, row: int) -> str:
         """What is graded: the text; behind a recorded trace, up to the brace that closes the box it left open."""
         reference = self.references[row]
         assert reference is not None

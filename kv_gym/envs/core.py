@@ -16,13 +16,15 @@ from gymnasium.error import ResetNeeded
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.envs.actions import check_action, decision_shape, keep_scores, make_action_space
 from kv_gym.envs.observations import Observation, make_observation_space, observe, own_array
+from kv_gym.envs.rendering import DRAWN, RENDER_FPS, RENDER_MODES, HumanScreen
 from kv_gym.episodes import EpisodeBatch, StepResult, is_playable
 from kv_gym.errors import ActionError, ConfigError, unknown_name
+from kv_gym.frames import Frame, FrameMaker
 from kv_gym.llm.loading import FrozenLLM, load_llm
 from kv_gym.problems import Problem, problem_count, problem_source
 from kv_gym.reference import Reference, ReferenceStore
 
-METADATA: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}
+METADATA: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
 TERMS = ("correct", "loss_spike", "attention_spike")
 LOOK_AHEAD = 64
 """Most problems that are solved side by side while looking for a playable one."""
@@ -108,7 +110,7 @@ class EvictionCore:
         env_id: Names the page in `envs_configs` the settings start from.
         n: Rows, N.
         options: Settings that differ from the page's.
-        render_mode: None or `ansi`.
+        render_mode: None, `rgb_array`, `human` or `ansi`.
 
     Attributes:
         config: Settings of the env.
@@ -127,6 +129,9 @@ class EvictionCore:
         self.action_space = make_action_space(self.config, self.shape)
         self.observation_space = make_observation_space(self.config, sizes, self.shape)
         self._batch: EpisodeBatch | None = None
+        self._env_id, self._render_mode = env_id, render_mode
+        self._frames: FrameMaker | None = None  # only where somebody looks
+        self._screen = HumanScreen() if render_mode == "human" else None
         self._terms = {name: np.zeros(n) for name in TERMS}
         self._ignored = np.zeros(n, dtype=np.int64)
 
@@ -135,11 +140,12 @@ class EvictionCore:
         """The engine, built when first needed."""
         if self._batch is None:
             self._batch = EpisodeBatch(self.llm, self.config, self.n, hindsight=self.config.hindsight)
+            self._frames = FrameMaker(self._env_id, self._batch) if self._render_mode else None
         return self._batch
 
     def close(self) -> None:
         """Let go of the caches."""
-        self._batch = None
+        self._batch = self._frames = None
 
     def reset(self, rows: Sequence[int], rngs: Sequence[np.random.Generator], problems: Sequence[int | None]) -> None:
         """Start episodes in `rows`.
@@ -161,6 +167,10 @@ class EvictionCore:
         self.batch.reset(rows, references, seeds)
         for values in (*self._terms.values(), self._ignored):
             values[list(rows)] = 0
+        if self._frames is not None:
+            self._frames.start(rows)
+        if self._screen is not None and self._screen.live:
+            self._screen.show(self._all_frames())
 
     def step(self, actions: Sequence[Any]) -> StepResult:
         """Play one action a row.
@@ -174,7 +184,13 @@ class EvictionCore:
         arrays = [check_action(action, self.config, self.shape, row) for row, action in enumerate(actions)]
         tensor = torch.as_tensor(np.stack(arrays), device=self.llm.shape.device)
         scores, ignored = keep_scores(tensor, self.batch.protected, self.config)
+        if self._frames is not None:
+            self._frames.begin_step()
         result = self.batch.step(scores)
+        if self._frames is not None:
+            self._frames.end_step(result)
+        if self._screen is not None:
+            self._screen.show(self._all_frames())
         self._ignored = own_array(ignored)
         self._terms = {name: own_array(result.terms[name].double()) for name in TERMS}
         return result
@@ -225,15 +241,21 @@ class EvictionCore:
             )
         return own_array(~self.batch.protected[:, 0, 0])
 
-    def render(self, row: int) -> str:
-        """Describe a row: its problem and text, and one line of numbers."""
-        batch, problem = self.batch, self.reference(row).problem
-        read = int(batch.length[row])
-        counts = (
-            f"[{problem.id}, eviction {int(batch.decision[row])}: {self.config.slots} slots a head live, "
-            f"{read - self.config.slots} of {read} evicted]"
-        )
-        return f"{problem.prompt}{batch.text(row)}\n{counts}"
+    def render(self) -> tuple[np.ndarray | str, ...] | None:
+        """Return a picture or a text of each row; None where nothing is rendered, or `human` has already seen it.
+
+        Raises:
+            ResetNeeded: No episode ever began.
+        """
+        if self._render_mode not in DRAWN:
+            return None
+        return tuple(DRAWN[self._render_mode](frame) for frame in self._all_frames())
+
+    def _all_frames(self) -> list[Frame]:
+        for row in range(self.n):
+            self.reference(row)
+        assert self._frames is not None
+        return self._frames.frames(range(self.n))
 
 
 def reset_options(options: dict[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:

@@ -83,10 +83,18 @@ class KVEvictEnv(gymnasium.Env[dict[str, Any], Any], EzPickle):
       full-cache text.
 
     ## Arguments
-    All settings are keywords, such as `gym.make(id, budget=96)`, and so is `render_mode`: with `"ansi"` `render()`
-    returns the text so far. `reset` takes a `seed` and `options={"problem": index}`; without an index a problem is
-    drawn. The same seed and actions give the same episode on the same machine. `gym.make_vec(id, num_envs=16)` plays 16
-    episodes side by side.
+    All settings are keywords, such as `gym.make(id, budget=96)`. `reset` takes a `seed` and `options={"problem":
+    index}`; without an index a problem is drawn. The same seed and actions give the same episode on the same machine.
+    `gym.make_vec(id, num_envs=16)` plays 16 episodes side by side.
+
+    `render_mode` is a keyword too. What is shown is the text, in which a token fades as heads drop it, and a row for
+    each layer and KV head: what it holds of the text, what it evicted in this step and what before. Gold answers and
+    golden labels are not shown.
+
+    - `"rgb_array"`: `render()` returns a picture, uint8 [720, 1280, 3].
+    - `"ansi"`: `render()` returns a str with ANSI colours.
+    - `"human"`: every reset and step shows that in the terminal, and `render()` returns None. Where stdout is no
+      terminal, only the end of each episode is printed.
 
     ## Versions
     An id is a promise: whatever can change a score makes a new version, `-v1`. What changed is listed as `changelog` in
@@ -108,7 +116,7 @@ class KVEvictEnv(gymnasium.Env[dict[str, Any], Any], EzPickle):
 
     Args:
         env_id: Names the page in `envs_configs` the settings start from.
-        render_mode: None or `ansi`.
+        render_mode: None, `rgb_array`, `human` or `ansi`.
         **options: Fields of `EnvConfig`.
 
     Raises:
@@ -169,9 +177,10 @@ class KVEvictEnv(gymnasium.Env[dict[str, Any], Any], EzPickle):
         """Return which slots `action="slot"` may choose, [S] bool, True = legal."""
         return self.core.action_masks()[0]
 
-    def render(self) -> str | None:
-        """Return the text so far and one line of numbers with `render_mode="ansi"`."""
-        return self.core.render(0) if self.render_mode == "ansi" else None
+    def render(self) -> np.ndarray | str | None:
+        """Return a picture with `render_mode="rgb_array"` and a text with `"ansi"`, otherwise None."""
+        frames = self.core.render()
+        return None if frames is None else frames[0]
 
     def close(self) -> None:
         """Let go of the caches."""

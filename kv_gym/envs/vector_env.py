@@ -29,7 +29,7 @@ class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray]):
         autoreset_mode: `SameStep`: a row that ends starts anew in the same step, and what it ended with is in
             `infos["final_obs"]` and `infos["final_info"]`. `Disabled`: reset it yourself with
             ``reset(options={"reset_mask": ended})`` before the next step.
-        render_mode: None or `ansi`.
+        render_mode: None, `rgb_array`, `human` or `ansi`, as in `KVEvictEnv`, for each row.
         **options: Fields of `kv_gym.config.EnvConfig`.
 
     Raises:
@@ -155,9 +155,9 @@ class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray]):
         """Return which slots `action="slot"` may choose, [num_envs, S] bool, True = legal."""
         return self.core.action_masks()
 
-    def render(self) -> tuple[str, ...] | None:
-        """Return the text so far and one line of numbers for each row with `render_mode="ansi"`."""
-        return tuple(self.core.render(row) for row in range(self.num_envs)) if self.render_mode == "ansi" else None
+    def render(self) -> tuple[np.ndarray | str, ...] | None:
+        """Return what `KVEvictEnv.render` returns, for each row; a row that started anew shows its new episode."""
+        return self.core.render()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Let go of the caches."""

@@ -325,6 +325,6 @@ def test_what_follows_the_box_behind_a_trace_is_not_graded(small):
     said = torch.tensor(llm.encode("42}. so \\boxed{7}" + "0" * 40))[: config.max_answer_tokens]
     batch.tokens[0, forced : forced + len(said)] = said
     batch.end[0] = forced + len(said)
-    assert batch._answer_text(0).endswith("\\boxed{42}") and is_correct(batch._answer_text(0), "42")
+    assert batch.answer_text(0).endswith("\\boxed{42}") and is_correct(batch.answer_text(0), "42")
     with pytest.raises(ConfigError, match="is a recorded trace, which is replayed. Use mode='replay'"):
         EpisodeBatch(llm, config.model_copy(update={"mode": "generate"}), 1).reset([0], [reference], [0])

@@ -318,7 +318,7 @@ def test_ansi_renders_every_row() -> None:
     env.reset(seed=0, options={"problem": [0, 1]})
     frames = env.render()
     assert frames is not None
-    assert ["aime/test/0/0" in frames[0], "aime/test/0/1" in frames[1]] == [True, True]
+    assert ["aime/test/0/0" in str(frames[0]), "aime/test/0/1" in str(frames[1])] == [True, True]
     env.close()
     with pytest.raises(ResetNeeded):
         env.step(env.action_space.sample())
