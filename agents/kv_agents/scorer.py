@@ -135,8 +135,8 @@ INPUTS: dict[str, Callable[[SlotView], Tensor]] = {
 
 
 POOLED = "pooled"
-"""Beside `INPUTS`: the mean of all other columns over the slots of the head, so that an MLP that all heads share can tell
-what kind of head it looks at."""
+"""Beside `INPUTS`: the mean of all other columns over the slots of the head, so that an MLP that all heads share can
+tell what kind of head it looks at."""
 
 
 @dataclass(frozen=True)
