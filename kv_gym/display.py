@@ -41,15 +41,26 @@ def tables(report: Report) -> RenderableType:
 
 
 def markdown(report: Report) -> str:
-    """Accuracy with intervals, loss ratio and cost per agent and budget, as Markdown tables."""
-    return "\n\n".join(
-        _markdown_table(report, title, text)
-        for title, text in (
-            ("accuracy, %", lambda cell: str(_accuracy_text(cell))),
-            ("loss ratio", lambda cell: _interval_text(cell.loss_ratio)),
-            ("MiB · tokens/s · share in the agent", _cost_text),
-        )
+    """A results page: accuracy with intervals, loss ratios and cost per agent and budget, and the runs behind them."""
+    tables = (
+        ("accuracy, %", lambda cell: str(_accuracy_text(cell))),
+        ("loss ratio", lambda cell: _interval_text(cell.loss_ratio)),
+        ("MiB · tokens/s · share in the agent", _cost_text),
     )
+    head = (
+        f"# Results on {report.env_id}\n\n{_sample(report)} of the {report.split} split, model `{report.model}`. 95% "
+        "bootstrap intervals over problems; agents in italics are references, not ranked."
+    )
+    parts = [head, *(_markdown_table(report, title, text) for title, text in tables)]
+    return "\n\n".join([*parts, "## Runs", "\n".join(_run_text(run) for run in report.runs)])
+
+
+def _run_text(run: dict[str, Any]) -> str:
+    """A line on one run: command, source, machine."""
+    git = run["git"] or {}
+    source = f"commit {git['commit'][:8]}{' (changed)' if git.get('dirty') else ''}, " if git else ""
+    libraries = ", ".join(f"{name} {run['versions'][name]}" for name in ("torch", "transformers"))
+    return f"- `{run['command']}` ({source}{libraries}, {run['threads']} threads, {run['hardware']['cpu']})"
 
 
 def _markdown_table(report: Report, title: str, text: Callable[[CellReport], str]) -> str:
