@@ -7,15 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import open_browser, prefer, resize, why_not
 
 from kv_gym.recording import RecordedEpisode
 from kv_gym.viewer.page import build_page
-
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--force-prefers-reduced-motion",
-)  # fmt: skip
 
 Open = Callable[..., Any]
 
@@ -23,19 +18,10 @@ Open = Callable[..., Any]
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Chromium; one for all tests, because it takes seconds to start."""
-    if not (CHROMIUM.exists() and DRIVER.exists()):
-        pytest.skip(f"needs {CHROMIUM} and {DRIVER}")
-    try:
-        from selenium.webdriver import Chrome, ChromeOptions
-        from selenium.webdriver.chrome.service import Service
-    except ImportError as error:
-        pytest.skip(f"needs selenium: {error}")
-    options = ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=Service(str(DRIVER)))
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    driver = open_browser(tmp_path_factory.mktemp("profile"))
     yield driver
     driver.quit()
 
@@ -44,15 +30,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
     """Open a page of recordings, `width` pixels wide; nothing may go to the console."""
 
-    def call(
-        *episodes: RecordedEpisode, width: int = 1200, at: str = "", features: dict[str, str] | None = None
-    ) -> Any:
+    def call(*episodes: RecordedEpisode, width: int = 1200, at: str = "", scheme: str = "light") -> Any:
         path = tmp_path / "page.html"
         path.write_text(build_page(episodes), encoding="utf-8")
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        media = [{"name": name, "value": value} for name, value in (features or {}).items()]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+        resize(browser, width, 800)
+        prefer(browser, scheme)
         browser.get("about:blank")
         browser.get(f"{path.as_uri()}{at}")
         return browser
@@ -218,7 +200,7 @@ def test_other_budgets_meet_on_the_text(
 def test_the_page_fits_and_is_legible(
     show: Open, left: RecordedEpisode, right: RecordedEpisode, width: int, scheme: str
 ) -> None:
-    browser = show(left, right, width=width, features={"prefers-color-scheme": scheme})
+    browser = show(left, right, width=width, scheme=scheme)
     wide, seen = browser.execute_script(
         "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     )
