@@ -23,7 +23,7 @@ import torch
 from kv_gym import provenance
 from kv_gym.agents import AgentLike, AgentSource, agent_source, prepare_agent
 from kv_gym.config import EnvConfig, env_page, make_config
-from kv_gym.episodes import ENTROPY_SHARE, EpisodeBatch, EpisodeRecord, is_playable
+from kv_gym.episodes import ENTROPY_SHARE, EpisodeBatch, EpisodeRecord, StepResult, is_playable
 from kv_gym.errors import ConfigError, ScoreError
 from kv_gym.llm.loading import FrozenLLM, load_llm
 from kv_gym.problems import Problem, list_problems
@@ -302,7 +302,7 @@ def play(
         if started:
             batch.reset(list(started), [e.reference for e in started.values()], [e.seed for e in started.values()])
             running |= started
-        scoring = _decide(batch, agent)
+        scoring = decide(batch, agent)[0]
         free = [row for row in running if not batch.active[row]]
         share = (time.perf_counter() - clock) / len(running)
         for row in running:
@@ -313,11 +313,11 @@ def play(
             spent[row] = Time()
 
 
-def _decide(batch: EpisodeBatch, agent: AgentLike) -> float:
+def decide(batch: EpisodeBatch, agent: AgentLike) -> tuple[float, StepResult]:
     """Let the agent choose and the LLM write; errors of the agent become `AgentFailure`.
 
     Returns:
-        Seconds that the agent took.
+        (Seconds that the agent took, what the step did).
     """
     clock = time.perf_counter()
     try:
@@ -331,10 +331,9 @@ def _decide(batch: EpisodeBatch, agent: AgentLike) -> float:
         torch.cuda.synchronize(scores.device)  # else the clock stops before the work is done
     scoring = time.perf_counter() - clock
     try:
-        batch.step(scores)
+        return scoring, batch.step(scores)
     except ScoreError as error:
         raise AgentFailure from error
-    return scoring
 
 
 def full_cache_record(llm: FrozenLLM, config: EnvConfig, reference: Reference) -> EpisodeRecord:

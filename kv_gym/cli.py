@@ -19,6 +19,7 @@ from kv_gym import __version__
 from kv_gym.errors import ConfigError, KVGymError
 from kv_gym.leaderboard.board_cli import leaderboard_app
 from kv_gym.leaderboard.cli import submit_app
+from kv_gym.recording_cli import record, replay
 from kv_gym.watch import watch
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ app.add_typer(submit_app, name="submit")
 app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME --help`)."), name="train")
 app.add_typer(leaderboard_app, name="leaderboard")
 app.command()(watch)
+app.command()(record)
+app.command()(replay)
 
 
 class ModeChoice(StrEnum):

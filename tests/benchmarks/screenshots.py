@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "kv_gym" / "leaderboard"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from browser import open_browser, prefer, resize, why_not
 

@@ -1,0 +1,1 @@
+"""A page that shows recorded episodes; see `page.build_page`."""
