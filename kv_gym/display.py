@@ -59,8 +59,8 @@ def _run_text(run: dict[str, Any]) -> str:
     """A line on one run: command, source, machine."""
     git = run["git"] or {}
     source = f"commit {git['commit'][:8]}{' (changed)' if git.get('dirty') else ''}, " if git else ""
-    libraries = ", ".join(f"{name} {run['versions'][name]}" for name in ("torch", "transformers"))
-    return f"- `{run['command']}` ({source}{libraries}, {run['threads']} threads, {run['hardware']['cpu']})"
+    libraries = "".join(f"{name} {run['versions'].get(name)}, " for name in ("torch", "transformers"))
+    return f"- `{run['command']}` ({source}{libraries}{run['threads']} threads, {run['hardware'].get('cpu')})"
 
 
 def _markdown_table(report: Report, title: str, text: Callable[[CellReport], str]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from matplotlib import image
 from rich.console import Console
 
-from kv_gym.display import failures, notes, save_plot, short, tables
+from kv_gym.display import failures, markdown, notes, save_plot, short, tables
 from kv_gym.report import Report, build_report, newest_rows
 from kv_gym.rows import EpisodeRow, Rows, RunRow
 
@@ -208,6 +208,18 @@ def test_the_plot_is_a_png_that_is_not_empty(episodes: list[EpisodeRow], tmp_pat
     assert pixels.shape[0] > 400 and pixels.shape[1] > 800
     colours = {tuple((255 * pixel[:3]).astype(int)) for row in pixels[::3] for pixel in row[::3]}
     assert (31, 119, 180) in colours and (255, 127, 14) in colours  # a line for each ranked agent
+
+
+def test_a_results_page_has_tables_and_the_runs_behind_them(episodes: list[EpisodeRow]) -> None:
+    run = make_run(
+        git={"commit": "abcdef0123", "dirty": True}, versions={"torch": "2", "transformers": "5"}, hardware={"cpu": "X"}
+    )
+    rows = [row.model_copy(update={"run_id": run.run_id}) for row in episodes]
+    lines = markdown(build_report(rows, [run])).splitlines()
+    assert lines[0] == "# Results on E-v0" and lines[2].startswith("8 problems of the test split, model `tiny`.")
+    assert "| accuracy, % | 64 | 128 |" in lines and any(line.startswith("| *golden* | 75 [") for line in lines)
+    assert any(line.startswith("| good | 2.00 [") for line in lines), "loss ratio"
+    assert lines[-1] == "- `kv-gym bench` (commit abcdef01 (changed), torch 2, transformers 5, 1 threads, X)"
 
 
 @pytest.mark.parametrize(
