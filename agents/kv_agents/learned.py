@@ -80,7 +80,10 @@ class ForesightRL(Learned):
 class Transfer(Learned):
     """A scorer of model-independent features, one MLP for all heads, distilled from golden evictions.
 
-    Source: none; the form follows ForesightKV without keys and values. Runs on any model.
+    It reads the observation's features and `kv_agents.scorer.relations`, what the heuristics know of a slot. Trained
+    on the families `graph`, `ledger` and `collect`; it never saw `lag`. Runs on any model.
+
+    Source: none; the form follows ForesightKV without keys and values.
     """
 
     name = "transfer"
