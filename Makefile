@@ -4,6 +4,9 @@
 # make bench-speed  tokens a second against transformers' generate
 # make results-seeds  the same for the three seeds of foresight-rl's first stage
 # make results      the numbers and the plot in the README: all agents, all budgets, the whole test split (long)
+# make suite        all domains on the model that reads them, with cross tables
+# make traces       recorded chains of thought on SmolLM2 (downloads both)
+# make board        every agent plays the leaderboard's protocol; the ranking and its page (half an hour)
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -13,7 +16,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-.PHONY: install demo test lint bench-speed results results-seeds clean
+.PHONY: install demo test lint bench-speed results results-seeds suite traces board clean
 install: .venv/installed
 
 demo: install
@@ -42,6 +45,18 @@ results-seeds: install
 		--problems 256 --budget 48 --budget 64 --budget 96 --budget 128 --budget 192 --budget 256 --width 64 --mode generate \
 		--out leaderboards/results/KVEvict-AIME-v0-seeds
 	gzip -9 -n -c leaderboards/results/KVEvict-AIME-v0-seeds/rows.jsonl > leaderboards/results/KVEvict-AIME-v0-seeds/rows.jsonl.gz
+
+suite: install
+	$(BIN)/kv-gym bench --suite all --width 64 --out leaderboards/results/domains
+
+traces: install
+	$(BIN)/kv-gym bench KVEvict-Traces-v0 --agent full --agent golden --agent transfer --agent rkv --agent random --budget 512 \
+		--problems 8 --width 4 --out leaderboards/results/KVEvict-Traces-v0
+
+board: install
+	$(BIN)/python -c "from kv_gym.agents import agent_entries; print(*agent_entries(), sep='\n')" | \
+		while read agent; do $(BIN)/kv-gym submit new $$agent --author kv-gym; done
+	$(BIN)/kv-gym leaderboard build
 
 clean:
 	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache
