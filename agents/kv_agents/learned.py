@@ -101,3 +101,15 @@ class PPOAgent(Learned):
 
     name = "ppo"
     shipped = "ppo"
+
+
+class KVP(Learned):
+    """A ranking of slots by keys, values and age that was paid for every budget at once, on replayed traces.
+
+    One MLP per layer and KV head, by policy gradient (`kv_agents.distill.order_loss`).
+
+    Source: KVP, "Learning to Evict from Key-Value Cache", arXiv:2602.10238. Differs: see `order_loss`.
+    """
+
+    name = "kvp"
+    shipped = "kvp"
