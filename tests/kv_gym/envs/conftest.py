@@ -10,6 +10,7 @@ import pytest
 from small_env import Offline
 
 from kv_gym.config import env_page
+from kv_gym.llm.loading import EMBEDDED
 
 ROWS = [
     {"id": "one", "problem": "What is 1 + 1?", "answer": "2", "trace": "1 + 1 is " + "2, or so. " * 15 + r"\boxed{2}"},
@@ -23,7 +24,7 @@ def offline(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Off
 
     def options(env_id: str) -> dict[str, Any]:
         settings = env_page(env_id).settings
-        if settings.model == "tiny":
+        if settings.model in EMBEDDED:
             return {}
         path = folder / f"{settings.problems}.jsonl"
         kept = (

@@ -336,7 +336,9 @@ def test_budget_beyond_every_text_raises() -> None:
 
 
 def test_unknown_model_raises() -> None:
-    with pytest.raises(UnknownNameError, match=r"model 'nobody/nothing'.*neither embedded \(tiny\).*Check the name"):
+    with pytest.raises(
+        UnknownNameError, match=r"model 'nobody/nothing'.*neither embedded \(tiny, tiny-domains\).*Check the name"
+    ):
         make(model="nobody/nothing")
 
 

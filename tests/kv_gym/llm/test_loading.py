@@ -15,7 +15,8 @@ from kv_gym.problems.aime import AIMESource
 
 def test_unknown_models_and_dtypes_are_named():
     with pytest.raises(
-        UnknownNameError, match=r"model 'tinny'.*neither embedded \(tiny\).*Check the name or pass a folder"
+        UnknownNameError,
+        match=r"model 'tinny'.*neither embedded \(tiny, tiny-domains\).*Check the name or pass a folder",
     ):
         load_llm("tinny")
     with pytest.raises(ConfigError, match="dtype='float8' is not one of float32"):
