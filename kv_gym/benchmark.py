@@ -174,6 +174,11 @@ class BenchResult:
 class AgentFailure(Exception):
     """An agent raised; the cause says what."""
 
+    @property
+    def reason(self) -> str:
+        """Class and message of the cause, bounded."""
+        return f"{type(self.__cause__).__name__}: {self.__cause__}"[:MAX_FAILURE_CHARS]
+
 
 def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> BenchResult:
     """Run what the file at `path` does not hold yet, writing each row as its episode ends.
@@ -195,7 +200,7 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
         llm = load_llm(first.model, first.revision, first.dtype, first.device)
         for agent in bench.agents:
             prepare_agent(agent, llm)
-        episodes = prepare(llm, bench, first, progress)
+        episodes = prepare(llm, first, bench.seeds, bench.width, progress)
         playable = {config: [e for e in episodes if plays(e.reference, config)] for config in configs.values()}
         left_out = {config.budget: _left_out(episodes, playable[config]) for config in configs.values()}
         cells = [
@@ -223,22 +228,22 @@ def plays(reference: Reference, config: EnvConfig) -> bool:
     return room and is_playable(reference, config)
 
 
-def prepare(llm: FrozenLLM, bench: Bench, config: EnvConfig, progress: Progress) -> list[Episode]:
+def prepare(llm: FrozenLLM, config: EnvConfig, seeds: int, width: int, progress: Progress) -> list[Episode]:
     """Return an episode for every problem and seed, with the full-cache generation of each."""
-    wanted = [(problem, seed) for problem in list_problems(config) for seed in range(bench.seeds)]
+    wanted = [(problem, seed) for problem in list_problems(config) for seed in range(seeds)]
     store = ReferenceStore(llm, config)
     keys = [store.key(problem, seed) for problem, seed in wanted]
     unique = dict(zip(keys, wanted, strict=True))  # greedy: one reference for all seeds
     missing = [key for key in unique if not store.path(key).exists()]
     progress.begin("full-cache references", len(missing))
     seconds: dict[str, float] = {}
-    for start in range(0, len(missing), bench.width):
-        part = missing[start : start + bench.width]
+    for start in range(0, len(missing), width):
+        part = missing[start : start + width]
         clock = time.perf_counter()
-        store.get([unique[key][0] for key in part], [unique[key][1] for key in part], width=bench.width)
+        store.get([unique[key][0] for key in part], [unique[key][1] for key in part], width=width)
         seconds |= dict.fromkeys(part, (time.perf_counter() - clock) / len(part))
         progress.advance(len(part))
-    references = store.get([problem for problem, _ in wanted], [seed for _, seed in wanted], width=bench.width)
+    references = store.get([problem for problem, _ in wanted], [seed for _, seed in wanted], width=width)
     return [
         Episode(reference, seed, seconds.get(key))
         for reference, (_, seed), key in zip(references, wanted, keys, strict=True)
@@ -404,10 +409,9 @@ class _Runner:
                 del left[id(episode)]
                 self._write(self._played_row(cell, episode, record, spent))
         except AgentFailure as failure:
-            cause = failure.__cause__
-            logger.info("agent %s failed", cell.agent.name, exc_info=cause)
+            logger.info("agent %s failed", cell.agent.name, exc_info=failure.__cause__)
             for episode in left.values():
-                self._write(self._row(cell, episode, failed=f"{type(cause).__name__}: {cause}"[:MAX_FAILURE_CHARS]))
+                self._write(self._row(cell, episode, failed=failure.reason))
 
     def _write(self, row: EpisodeRow) -> None:
         if row.run_id not in self.file.rows.runs:

@@ -396,14 +396,14 @@ def _run(plan: Bench, path: Path) -> BenchResult:
     return _watched(lambda progress: run_bench(plan, path, progress), path)
 
 
-def _watched(run: Callable[[BarProgress], Result], path: Path) -> Result:
-    """Run with a bar; a stopped run says where its rows are."""
+def _watched(run: Callable[[BarProgress], Result], path: Path, made: str = "rows") -> Result:
+    """Run with a bar; a stopped run says where what it `made` is."""
     with BarProgress() as progress:
         try:
             return run(progress)
         except KeyboardInterrupt:
             progress.stop()
-            _say(f"Stopped. The rows so far are in {path}; the same command goes on from there.")
+            _say(f"Stopped. The {made} so far are in {path}; the same command goes on from there.")
             raise typer.Exit(130) from None
 
 

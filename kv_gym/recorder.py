@@ -18,7 +18,6 @@ from kv_gym.recording import RecordedEpisode, RecordedModel, RecordedStep, Recor
 from kv_gym.reference import Reference
 
 DIGITS = 6  # significant ones of what is written down
-MAX_FAILURE_CHARS = 500
 BROKEN = "\ufffd"  # what a decoder gives for a part of a character
 MAX_PARTS = 8  # tokens of one character; what is still broken then is no character
 
@@ -41,7 +40,9 @@ def record_episode(
         RecordingError: The agent raised.
     """
     assert config.shadow, "spikes are measured against the shadow"
-    batch = EpisodeBatch(llm, config, 1, statistics=agent.needs_statistics, hindsight=agent.uses_hindsight)
+    batch = EpisodeBatch(
+        llm, config, 1, statistics=agent.needs_statistics, hindsight=agent.uses_hindsight, evictions=True
+    )
     batch.reset([0], [reference], [seed])
     if agent.evicts:
         steps = _play(batch, agent)
@@ -66,16 +67,16 @@ def _play(batch: EpisodeBatch, agent: AgentLike) -> list[RecordedStep]:
         try:
             result = decide(batch, agent)[1]
         except AgentFailure as failure:
-            cause = f"{type(failure.__cause__).__name__}: {failure.__cause__}"[:MAX_FAILURE_CHARS]
             raise RecordingError(
-                f"agent {agent.name!r} failed at decision {len(steps)}: {cause}. Nothing was recorded; mend the agent."
+                f"agent {agent.name!r} failed at decision {len(steps)}: {failure.reason}. Nothing was recorded; mend "
+                "the agent."
             ) from failure
         last = min(int(batch.end), int(batch.length) + 1)
         steps.append(
             RecordedStep(
                 length=int(batch.length),
                 written=last - (length + 1),
-                evicted=_evicted(before, batch.cache.positions[:, 0, :, : batch.config.budget]),
+                evicted=before.gather(-1, batch.evicted(0)[-1].to(before)).tolist(),
                 loss_spike=_short(float(result.terms["loss_spike"])),
                 attention_spike=_short(float(result.terms["attention_spike"])),
                 missed_attention=_short(float(batch.sums["missed_attention"]) - sums["missed_attention"]),
@@ -83,14 +84,6 @@ def _play(batch: EpisodeBatch, agent: AgentLike) -> list[RecordedStep]:
             )
         )
     return steps
-
-
-def _evicted(before: Tensor, kept: Tensor) -> list[list[list[int]]]:
-    """Positions of `before` [L, H_kv, S] that are not in `kept` [L, H_kv, budget], ascending."""
-    gone = ~(before[..., None] == kept[..., None, :]).any(-1)
-    return [
-        [head[mask].tolist() for head, mask in zip(*layer, strict=True)] for layer in zip(before, gone, strict=True)
-    ]
 
 
 def _full_cache_steps(config: EnvConfig, reference: Reference) -> list[RecordedStep]:

@@ -121,6 +121,6 @@ def half_length(bench: Bench, progress: Progress) -> int:
     """Half of the mean length of the full-cache texts, prompt included, in whole windows."""
     config = bench.config(bench.budgets[0], "generate")
     llm = load_llm(config.model, config.revision, config.dtype, config.device)
-    lengths = [len(episode.reference) for episode in prepare(llm, bench, config, progress)]
+    lengths = [len(episode.reference) for episode in prepare(llm, config, bench.seeds, bench.width, progress)]
     windows = sum(lengths) / len(lengths) / 2 / config.evict_every
     return max(1, round(windows)) * config.evict_every

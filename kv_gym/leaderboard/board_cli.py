@@ -81,7 +81,7 @@ def board_table(board: Board) -> Table:
             _text(one.score),
             _text(one.better_than_next),
         ]
-        table.add_row(*(Text(_printable(cell)) for cell in [*cells, *accuracies]), style=None if one.rank else "dim")
+        table.add_row(*(Text(printable(cell)) for cell in [*cells, *accuracies]), style=None if one.rank else "dim")
     return table
 
 
@@ -93,7 +93,7 @@ def notes(board: Board, folder: Path) -> list[str]:
         "Score: 0 is random eviction, 100 the full cache; mean over budgets, then envs. 95% intervals over problems.",
         "Rank: 1 + entries of the division whose paired difference with this one has an interval above 0.",
     ]
-    found += [f"{_printable(one.title)}: {_printable('; '.join(one.missing))}" for one in board.of_role("incomplete")]
+    found += [f"{printable(one.title)}: {printable('; '.join(one.missing))}" for one in board.of_role("incomplete")]
     return [*found, f"{board.n_trials} trials left out."] if board.n_trials else found
 
 
@@ -108,6 +108,6 @@ def _text(interval: Interval | None) -> str:
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Text without what could move the cursor."""
     return "".join(char if char.isprintable() else " " for char in text)

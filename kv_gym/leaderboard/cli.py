@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-SUBMISSIONS = Path("leaderboards/submissions")
+from kv_gym.leaderboard.board_cli import SUBMISSIONS, printable
 
 submit_app = typer.Typer(help="Put an agent on the leaderboard, or check a submission.", no_args_is_help=True)
 
@@ -48,7 +48,7 @@ def new(
     protocol: Protocol = None,
 ) -> None:
     """Play the board's protocol with an agent and write a submission. After a kill the same command goes on."""
-    from kv_gym.cli import BarProgress, _say, parse_pairs
+    from kv_gym.cli import _say, _watched, parse_pairs
     from kv_gym.leaderboard.protocol import read_protocol
     from kv_gym.leaderboard.submit import Entry, make_submission, slug_of
 
@@ -60,13 +60,7 @@ def new(
         name, parse_pairs(pairs, "NAME,"), title, slug or slug_of(title), author, link, division.value,
         trial=played != full,
     )  # fmt: skip
-    with BarProgress() as progress:
-        try:
-            folder = make_submission(entry, played, out, progress)
-        except KeyboardInterrupt:
-            progress.stop()
-            _say(f"Stopped. The episodes so far are in {out}; the same command goes on from there.")
-            raise typer.Exit(130) from None
+    folder = _watched(lambda progress: make_submission(entry, played, out, progress), out, "episodes")
     _say(f"submission: {folder}")
     print(folder)
 
@@ -127,7 +121,7 @@ def _print(notes: list[str], findings: list[tuple[str, str]]) -> None:
     for note in notes:
         _console().print(Text(note))
     for code, detail in findings[:20]:
-        text = "".join(char if char.isprintable() else " " for char in detail)
+        text = printable(detail)
         _console().print(Text.assemble((f"{code}: ", "bold red"), text))
     if len(findings) > 20:
         _console().print(Text(f"and {len(findings) - 20} more"))

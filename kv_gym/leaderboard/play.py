@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kv_gym.agents import AgentLike
-from kv_gym.benchmark import AgentFailure, Bench, Episode, Progress, full_cache_record, play, plays, prepare
+from kv_gym.benchmark import AgentFailure, Episode, Progress, full_cache_record, play, plays, prepare
 from kv_gym.config import EnvConfig
 from kv_gym.episodes import EpisodeRecord
 from kv_gym.leaderboard.protocol import Protocol, ProtocolEnv
-from kv_gym.leaderboard.submission import SubmittedEpisode
+from kv_gym.leaderboard.submission import SubmittedEpisode, episode_key
 from kv_gym.llm.loading import FrozenLLM, load_llm
 from kv_gym.reference import Reference
 from kv_gym.rows import sha256_of
@@ -32,6 +32,10 @@ class BoardCell:
     llm: FrozenLLM
     wanted: list[Episode]
 
+    def key(self, episode: Episode) -> str:
+        """Name of an episode of this cell; its row has the same."""
+        return episode_key(self.env_id, self.config.budget, episode.problem.id, episode.seed)
+
 
 def board_cells(protocol: Protocol, progress: Progress) -> list[BoardCell]:
     """All cells of a protocol; the full-cache references are made where they are missing."""
@@ -48,21 +52,7 @@ def references(protocol: Protocol, env: ProtocolEnv, progress: Progress) -> tupl
     """Episodes of one environment with their full-cache generations, and its LLM."""
     config = protocol.config(env, env.budgets[0])
     llm = load_llm(config.model, config.revision, config.dtype, config.device)
-    options = {"split": protocol.split, "model": env.model}
-    bench = Bench(
-        env.env_id, [_Nobody()], env.budgets, env.problems, protocol.seeds, ("generate",), protocol.width, options
-    )
-    return prepare(llm, bench, config, progress), llm
-
-
-class _Nobody:
-    """Fills the place of an agent in a plan of which only the references are made."""
-
-    name, needs_statistics, uses_hindsight, evicts = "nobody", False, False, False
-
-    def score(self, slots: object) -> Tensor:
-        """Is never asked."""
-        raise NotImplementedError
+    return prepare(llm, config, protocol.seeds, protocol.width, progress), llm
 
 
 def play_cell(
@@ -87,9 +77,8 @@ def play_cell(
             seconds = {"seconds": round(spent.seconds, 6), "scoring_seconds": round(spent.scoring, 6)}
             yield row.model_copy(update=seconds), record.evicted
     except AgentFailure as failure:
-        cause = failure.__cause__
         for episode in left.values():
-            yield _failed_row(cell, episode, f"{type(cause).__name__}: {cause}"[:500]), None
+            yield _failed_row(cell, episode, failure.reason), None
 
 
 def _full_slots(reference: Reference) -> tuple[float, int]:

@@ -65,7 +65,7 @@ def fresh_episodes(
     env = next(env for env in protocol.cells if env.env_id == cell.env_id)
     beyond = env.model_copy(update={"problems": env.problems + 2 * n})
     episodes, _ = references(protocol, beyond, progress)
-    known = {episode.problem.id for episode in references(protocol, env, progress)[0]}
+    known = {episode.problem.id for episode in cell.wanted}  # what the cell cannot play is not played here either
     unseen = [e for e in episodes if e.problem.id not in known and plays(e.reference, cell.config)]
     return [unseen[i] for i in rng.permutation(len(unseen))[:n]]
 

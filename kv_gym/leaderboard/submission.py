@@ -154,7 +154,12 @@ class SubmittedEpisode(_Model):
     @property
     def key(self) -> str:
         """Name of its actions."""
-        return f"{self.env_id}/{self.budget}/{self.problem}/{self.seed}"
+        return episode_key(self.env_id, self.budget, self.problem, self.seed)
+
+
+def episode_key(env_id: str, budget: int, problem: str, seed: int) -> str:
+    """Name of an episode inside a submission."""
+    return f"{env_id}/{budget}/{problem}/{seed}"
 
 
 class System(_Model):

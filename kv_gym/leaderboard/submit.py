@@ -89,8 +89,8 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
     cells = board_cells(protocol, progress)
     for llm in {id(cell.llm): cell.llm for cell in cells}.values():
         prepare_agent(agent, llm)
-    source = agent_source(agent)
-    mark = sha256_of([protocol.sha256, source.where, source.sha256, reference_digest(cells)])
+    source, references = agent_source(agent), reference_digest(cells)
+    mark = sha256_of([protocol.sha256, source.where, source.sha256, references])
     with Partial(out / f".{entry.slug}.partial.jsonl", mark) as partial:
         _play_all(cells, agent, protocol.width, partial, progress)
         episodes = partial.in_order(cells)
@@ -103,7 +103,7 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
             division=entry.division, trial=entry.trial, protocol=protocol.id, protocol_sha256=protocol.sha256,
             agent=described, models={cell.config.model: cell.llm.fingerprint for cell in cells},
             command=provenance.command(), git=provenance.git_state(output=out), versions=provenance.versions(),
-            threads=torch.get_num_threads(), width=protocol.width, references_sha256=reference_digest(cells),
+            threads=torch.get_num_threads(), width=protocol.width, references_sha256=references,
             cells=summarise(episodes),
         )  # fmt: skip
         write_folder(folder, submission, episodes, partial.evicted, cells[0].llm.shape.device, files)
@@ -113,7 +113,7 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
 
 
 def _play_all(cells: list[BoardCell], agent: AgentLike, width: int, partial: Partial, progress: Progress) -> None:
-    todo = [(cell, [e for e in cell.wanted if _key(cell, e) not in partial.rows]) for cell in cells]
+    todo = [(cell, [e for e in cell.wanted if cell.key(e) not in partial.rows]) for cell in cells]
     progress.begin("episodes", sum(len(episodes) for _, episodes in todo))
     for cell, episodes in todo:
         if episodes:
@@ -121,10 +121,6 @@ def _play_all(cells: list[BoardCell], agent: AgentLike, width: int, partial: Par
             for row, evicted in play_cell(cell, agent, episodes, width):
                 partial.add(row, evicted)
                 progress.advance(1)
-
-
-def _key(cell: BoardCell, episode: Any) -> str:
-    return f"{cell.env_id}/{cell.config.budget}/{episode.problem.id}/{episode.seed}"
 
 
 @dataclass
@@ -172,7 +168,7 @@ class Partial:
 
     def in_order(self, cells: list[BoardCell]) -> list[SubmittedEpisode]:
         """All episodes in the order of the plan."""
-        return [self.rows[_key(cell, episode)] for cell in cells for episode in cell.wanted]
+        return [self.rows[cell.key(episode)] for cell in cells for episode in cell.wanted]
 
     def remove(self) -> None:
         """Delete the file: the submission is written."""

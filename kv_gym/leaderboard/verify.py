@@ -263,11 +263,7 @@ def arithmetic_findings(found: ReadSubmission, actions: dict[str, Tensor], cells
         return
     if submission.references_sha256 != reference_digest(cells):
         yield Finding("arithmetic.references", "the full cache generated other texts there than here.")
-    wanted = {
-        f"{cell.env_id}/{cell.config.budget}/{episode.problem.id}/{episode.seed}": (cell, episode)
-        for cell in cells
-        for episode in cell.wanted
-    }
+    wanted = {cell.key(episode): (cell, episode) for cell in cells for episode in cell.wanted}
     rows = {row.key: row for row in found.episodes}
     if rows.keys() != wanted.keys():
         missing, extra = wanted.keys() - rows.keys(), rows.keys() - wanted.keys()
