@@ -21,6 +21,8 @@ from kv_gym.llm.statistics import DECAY
 from kv_gym.slots import SlotView
 
 LIMIT = 10.0
+BLOCK = 1 << 17
+"""Cosines that are computed at once: they stay in the processor's caches."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,13 @@ def relative_norm(vectors: Tensor) -> Tensor:
 
 def newer_twin(slots: SlotView) -> Tensor:
     """Highest cosine between a key and any newer key of its head; 0 for the newest slot, [N, L, H_kv, S]."""
-    unit = F.normalize(slots.keys.float(), dim=-1)
-    older = torch.ones(unit.shape[-2], unit.shape[-2], dtype=torch.bool, device=unit.device).tril()
-    best = (unit @ unit.transpose(-1, -2)).masked_fill_(older, -1).amax(-1)
+    unit = F.normalize(slots.keys.float(), dim=-1).flatten(0, 2)
+    size = unit.shape[-2]
+    older = torch.full((size, size), -3.0, device=unit.device).tril()  # below any cosine
+    heads = unit.split(max(1, BLOCK // size**2))
+    best = torch.cat([torch.baddbmm(older, head, head.transpose(-1, -2)).amax(-1) for head in heads])
     best[..., -1] = 0
-    return best
+    return best.view(slots.shape)
 
 
 MULTIPLES = "multiples of average, log1p"

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from kv_agents import checkpoints
+from kv_agents.inputs import read_inputs
 from kv_agents.policy import order_log_prob
-from kv_agents.scorer import Scorer, ScorerConfig, read_inputs
+from kv_agents.scorer import Scorer, ScorerConfig
 from kv_agents.training import Course, Log, load_state, save_state, set_rate, steps_with_bar
 from kv_gym.episodes import EpisodeBatch
 from kv_gym.eviction import slots_to_keep
@@ -41,7 +42,7 @@ class DistillRecipe:
     """Every knob of the distillation.
 
     Attributes:
-        inputs: What the scorer reads (`kv_agents.scorer.INPUTS`).
+        inputs: What the scorer reads (`kv_agents.inputs.INPUTS`).
         hidden: Width of its hidden layer.
         shared: One MLP for all heads.
         budgets: Slots, taken in turn, one a round.

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from kv_agents import checkpoints
+from kv_agents.inputs import read_inputs
 from kv_agents.policy import order_log_prob, sample, scores_of
-from kv_agents.scorer import Scorer, read_inputs
+from kv_agents.scorer import Scorer
 from kv_agents.training import Course, Log, load_state, mean_return, save_state, set_rate, steps_with_bar
 from kv_gym.episodes import EpisodeBatch
 

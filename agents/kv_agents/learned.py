@@ -80,8 +80,8 @@ class ForesightRL(Learned):
 class Transfer(Learned):
     """A scorer of model-independent features, one MLP for all heads, distilled from golden evictions.
 
-    It reads the observation's features and `kv_agents.scorer.relations`, what the heuristics know of a slot. Trained
-    on the families `graph`, `ledger` and `collect`; it never saw `lag`. Runs on any model.
+    It reads attention, what is known of the slot's token, and `kv_agents.inputs.relations`: whether it was stated
+    again. Trained on the families `graph`, `ledger` and `collect`; it never saw `lag`. Runs on any model.
 
     Source: none; the form follows ForesightKV without keys and values.
     """

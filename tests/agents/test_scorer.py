@@ -7,19 +7,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from kv_agents.heuristics.rkv import redundancy
-from kv_agents.heuristics.window import pool_runs, window_scores
-from kv_agents.scorer import (
+from kv_agents.inputs import (
     INPUTS,
-    Scorer,
-    ScorerConfig,
+    attention_of_group,
     attention_statistics,
     read_inputs,
     relations,
     unrotated_keys,
 )
+from kv_agents.scorer import Scorer, ScorerConfig
 
 from kv_gym.errors import ConfigError, UnknownNameError
+from kv_gym.eviction import slots_to_keep
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.statistics import DECAY
 from kv_gym.slots import SlotView
@@ -81,6 +80,15 @@ def test_statistics_are_true_windows_of_queries(make_cache: MakeCache, make_view
             assert abs(float(column(statistic)[slot]) - value) < 1e-5
 
 
+def test_statistics_of_a_group_are_mean_and_maximum_over_its_heads(make_cache: MakeCache, make_view: MakeView) -> None:
+    view = make_view(make_cache(n=2))
+    each, found = attention_statistics(view), attention_of_group(view)
+    for statistic in range(8):
+        pair = each[..., 2 * statistic : 2 * statistic + 2]
+        torch.testing.assert_close(found[..., statistic], (pair[..., 0] + pair[..., 1]) / 2)
+        torch.testing.assert_close(found[..., 8 + statistic], torch.maximum(pair[..., 0], pair[..., 1]))
+
+
 def test_unrotated_keys_are_the_keys_before_rope(make_cache: MakeCache, make_view: MakeView) -> None:
     view = make_view(make_cache(n=2))
     plain = unrotated_keys(view)
@@ -96,31 +104,35 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(a @ b / (a.norm() * b.norm()))
 
 
-def test_relations_are_counted_pair_by_pair(make_cache: MakeCache, make_view: MakeView) -> None:
-    cache = make_cache(n=2)
-    cache.keys[1, 1, 1, 15] = cache.keys[1, 1, 1, 3] * 2  # a twin
-    view = make_view(cache)
-    row, layer, head, size = 1, 1, 1, view.shape[-1]
-    found = relations(view)[row, layer, head]
-    plain, keys, values = (x[row, layer, head] for x in (unrotated_keys(view), view.keys, view.values))
-    mean = sum(key / key.norm() for key in keys) / size
-    window = window_scores(view, 8)
-    pooled = pool_runs(window, view.positions, 7)[row, layer, head]
-    forgiven = redundancy(view.keys, 0.5)[row, layer, head].log()  # the columns' mean up to a constant
-    for slot in range(size):
-        newer = range(slot + 1, size)
-        alike = [cosine(plain[slot], plain[other]) for other in newer]
-        expected = [
-            max(alike, default=-1), math.log1p(sum(x > 0.8 for x in alike)),
-            max((cosine(values[slot], values[other]) for other in newer), default=-1),
-        ]  # fmt: skip
-        torch.testing.assert_close(found[slot, :3], torch.tensor(expected), atol=1e-5, rtol=0)
-        assert abs(float(found[slot, 3] - found[0, 3] - forgiven[slot] + forgiven[0])) < 1e-5
-        assert abs(float(found[slot, 4]) - cosine(keys[slot], mean)) < 1e-5
-        assert abs(float(found[slot, 6]) - math.log1p(float(pooled[slot]) * size)) < 1e-5
-    assert cosine(keys[3], keys[15]) > 0.99
-    lags = found[:-8, 5].reshape(-1)  # lags of eight, the newest is nobody's
-    assert abs(float(lags[-8:].sum()) - 2 * 8) < 1e-4 and not found[-8:, 5].any()
+def test_relations_remember_what_was_stated_again(
+    make_cache: MakeCache, make_view: MakeView, read_on: Callable[..., SlotView]
+) -> None:
+    cache = make_cache(n=2, lengths=[20, 20])  # a first decision: twelve slots of a budget, eight new ones
+    for slot in (3, 15):  # twins: of the channels that turn slowest
+        cache.keys[1, 0, 1, slot] = cache.values[1, 0, 1, slot] = torch.tensor([0.0, 0, 0, 1, 0, 0, 0, 1])
+    view = make_view(cache, decisions=[0, 0])
+    row, layer, head = 0, 1, 1
+    best, place_of_old = dict[int, list[float]](), int(view.positions[row, layer, head, 3])
+    for decision in range(3):
+        found = relations(view)[row, layer, head]
+        assert relations(view)[row, layer, head].equal(found), "asking twice changes nothing"
+        text, places = int(view.text_length[row]), view.positions[row, layer, head].tolist()
+        states = [x[row, layer, head] for x in (unrotated_keys(view), view.values)]
+        for slot, place in enumerate(places):
+            mine = best.setdefault(place, [-1.0, -1.0, place])
+            for later in range(slot + 1, len(places)):
+                for kind in range(2):
+                    mine[kind] = max(mine[kind], cosine(states[kind][slot], states[kind][later]))
+                new = later >= 12 or decision == 0
+                if new and cosine(states[0][slot], states[0][later]) > 0.8:
+                    mine[2] = text - 1
+            expected = [mine[0], mine[1], math.log1p(text - 1 - mine[2])]
+            torch.testing.assert_close(found[slot], torch.tensor(expected), atol=1e-5, rtol=0)
+        order = torch.rand(view.shape, generator=torch.Generator().manual_seed(decision))
+        order[row, layer, head, places.index(place_of_old)] = 1.0
+        order[row, layer, head, 15] = -1.0  # the twin goes first
+        view = read_on(view, slots_to_keep(order, torch.zeros_like(view.protected), 8))
+    assert best[place_of_old][0] > 0.99 and place_of_old in places
 
 
 @pytest.mark.parametrize("name", INPUTS)
@@ -128,16 +140,6 @@ def test_inputs_have_a_row_per_slot_and_are_finite(name: str, make_cache: MakeCa
     view = make_view(make_cache())
     inputs = read_inputs(view, (name,))
     assert inputs.shape[:-1] == view.shape and inputs.dtype == torch.float32 and inputs.isfinite().all()
-
-
-def test_pooled_inputs_are_means_over_the_slots_of_a_head(make_cache: MakeCache, make_view: MakeView) -> None:
-    view = make_view(make_cache())
-    plain, both = read_inputs(view, ("keys", "age")), read_inputs(view, ("keys", "age", "pooled"))
-    torch.testing.assert_close(both[..., :9], plain)
-    for slot in range(view.shape[-1]):
-        torch.testing.assert_close(both[..., slot, 9:], sum(plain.unbind(-2)) / view.shape[-1])
-    config = ScorerConfig(("keys", "age", "pooled"), 4, True, 2, 2, 18)
-    assert Scorer(config).score(view).shape == view.shape
 
 
 def test_scorer_config_names_what_is_wrong() -> None:
