@@ -10,34 +10,28 @@ import sys
 from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from kv_gym import __version__
+from kv_gym.console import console, say, watched
 from kv_gym.errors import ConfigError, KVGymError
 from kv_gym.leaderboard.board_cli import leaderboard_app
 from kv_gym.leaderboard.cli import submit_app
+from kv_gym.models_cli import models_app
+from kv_gym.options import build_agent, parse_settings
 from kv_gym.recording_cli import record, replay
 from kv_gym.watch import watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.console import Console
-
-    from kv_gym.agents import AgentLike
     from kv_gym.benchmark import Bench, BenchResult
     from kv_gym.report import Report
 
 ROWS_FILE, REPORT_FILE, PLOT_FILE = "rows.jsonl", "report.json", "accuracy.png"
 ALL_AGENTS = "all"
 TRAINERS = "kv_gym.trainers"  # entry points of typer functions
-PIPE_COLUMNS = 200  # width of tables that are not written to a terminal
-OWN_OPTIONS = {"budget": "--budget", "mode": "--mode", "n_problems": "--problems", "split": "--split"}
-
-Result = TypeVar("Result")
 
 app = typer.Typer(
     help="Agents decide which KV-cache slots of a frozen LLM are evicted; this measures how well.",
@@ -64,14 +58,10 @@ class Trainers(TyperGroup):
         return typer.main.get_command(trainer)
 
 
-models_app = typer.Typer(help="Frozen LLMs: list what was measured, or check one of your own.")
 app.add_typer(models_app, name="models")
 app.add_typer(submit_app, name="submit")
 app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME --help`)."), name="train")
 app.add_typer(leaderboard_app, name="leaderboard")
-app.command()(watch)
-app.command()(record)
-app.command()(replay)
 
 
 class ModeChoice(StrEnum):
@@ -185,7 +175,7 @@ def bench(
     report = build_report(result.rows, result.runs)
     save_json(report, folder / REPORT_FILE)
     show(report, as_json, folder / PLOT_FILE if plot else None)
-    _say(f"{result.n_new} new rows, {len(result.rows) - result.n_new} known: {folder / ROWS_FILE}")
+    say(f"{result.n_new} new rows, {len(result.rows) - result.n_new} known: {folder / ROWS_FILE}")
     if any(cell.n_failed for cell in report.cells):
         raise typer.Exit(1)
 
@@ -235,8 +225,8 @@ def agents() -> None:
             table.add_row(Text(name), Text(entry.value), "", "", Text(f"{type(error).__name__}: {error}", style="red"))
     if not table.row_count:
         raise ConfigError(f"no package offers agents (entry-point group {GROUP!r}). Install one: `pip install -e .`.")
-    _console().print(table)
-    _say("Your own: kv-gym bench ENV_ID --agent path/to/mine.py:MyAgent")
+    console().print(table)
+    say("Your own: kv-gym bench ENV_ID --agent path/to/mine.py:MyAgent")
 
 
 @app.command()
@@ -264,99 +254,11 @@ def envs(
         page = env_page(env_id)
         settings, budgets = page.settings, ", ".join(map(str, page.bench.budgets))
         table.add_row(env_id, page.title, f"{settings.n_problems} {settings.problems}", settings.model, budgets)
-    _console().print(table)
+    console().print(table)
 
 
-@models_app.callback(invoke_without_command=True)
-def models(context: typer.Context) -> None:
-    """List the models that were measured with the full cache, and the families that are tested."""
-    if context.invoked_subcommand is not None:
-        return
-    from rich.table import Table
-
-    from kv_gym.llm.known import known_models
-
-    known = known_models()
-    columns = ("model", "architecture", "size", "layers", "query/KV heads", "full cache: accuracy (problems, tokens)")
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for model in known.models:
-        figures = [f"{m.env_id} {m.accuracy:g}% ({m.problems}, {m.tokens})" for m in model.measured]
-        name = f"{model.id} ({model.file})" if model.file else model.id
-        heads = f"{model.q_heads}/{model.kv_heads} x {model.head_dim}"
-        table.add_row(name, model.architecture, model.size, str(model.layers), heads, "; ".join(figures))
-    _console().print(table)
-    _say(f"Families tested with random weights: {', '.join(known.families)}. Another one: kv-gym models check ID")
-
-
-@models_app.command()
-def check(
-    model: Annotated[str, typer.Argument(help="`tiny`, a hub id, a local folder or a .gguf file.")],
-    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
-    device: Annotated[str, typer.Option(help="torch device.")] = "cpu",
-) -> None:
-    """Prove on a model that evicting slots does what it says, and say what is unsupported. Exits with 1 if it does not.
-
-    The model is loaded in float32, because rounding in shorter types hides mistakes.
-    """
-    from rich.table import Table
-
-    from kv_gym.llm.check import ALLOWED, check_truths, missing_parts
-    from kv_gym.llm.loading import load_llm
-
-    llm = load_llm(model, revision, "float32", device)
-    shape, truths = llm.shape, check_truths(llm)
-    table = Table("truth", "largest difference", "allowed", "", box=None, pad_edge=False, header_style="bold")
-    for truth in truths:
-        table.add_row(truth.claim, f"{truth.gap:.1e}", f"{ALLOWED:.0e}", "holds" if truth.held else "DOES NOT HOLD")
-    console = _console()
-    console.print(table)
-    template = "its own" if llm.tokenizer.chat_template else "none, prompts are read as they are"
-    console.print(
-        f"{type(llm.model).__name__}: {shape.n_layers} layers, {shape.n_q_heads} query and {shape.n_kv_heads} KV heads "
-        f"of {shape.head_dim}; a slot in all of them is {shape.slot_bytes:,} bytes. Chat template: {template}."
-    )
-    for missing in missing_parts(llm):
-        console.print(f"Not supported, {missing}")
-    if not all(truth.held for truth in truths):
-        raise typer.Exit(1)
-
-
-def parse_pairs(pairs: list[str], option: str = "--set ") -> dict[str, Any]:
-    """Read the `KEY=VALUE` pairs of an option; values are YAML.
-
-    Raises:
-        ConfigError: No `=`, or no YAML.
-    """
-    import yaml
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"{option}{pair!r} has no value. Use {option}KEY=VALUE.")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(
-                f"{option}{pair!r}: the value is not YAML. Use a number, true, null or a name."
-            ) from error
-    return found
-
-
-def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """Read settings of an environment.
-
-    Raises:
-        ConfigError: As `parse_pairs`; or a key that has an option of its own.
-    """
-    found = parse_pairs(pairs)
-    for key, value in found.items():
-        if key in OWN_OPTIONS:
-            pair = f"{key}={value}"
-            raise ConfigError(f"--set {pair!r}: {key} has an option of its own. Use {OWN_OPTIONS[key]} {value}.")
-        if key == "shadow":
-            raise ConfigError("--set shadow: replay runs with a shadow and generate without. Use --mode.")
-    return found
+for command in (watch, record, replay):  # below those that measure
+    app.command()(command)
 
 
 def _plan(
@@ -378,33 +280,10 @@ def _plan(
     return Bench(env_id, loaded, budgets, problems, seeds, modes, width, options)
 
 
-def build_agent(text: str) -> AgentLike:
-    """Build an agent from what `--agent` takes: NAME[,KEY=VALUE...].
-
-    Raises:
-        KVGymError: As `load_agent` and `parse_pairs`.
-    """
-    from kv_gym.agents import load_agent
-
-    name, *pairs = text.split(",")
-    return load_agent(name, **parse_pairs(pairs, "--agent NAME,"))
-
-
 def _run(plan: Bench, path: Path) -> BenchResult:
     from kv_gym.benchmark import run_bench
 
-    return _watched(lambda progress: run_bench(plan, path, progress), path)
-
-
-def _watched(run: Callable[[BarProgress], Result], path: Path, made: str = "rows") -> Result:
-    """Run with a bar; a stopped run says where what it `made` is."""
-    with BarProgress() as progress:
-        try:
-            return run(progress)
-        except KeyboardInterrupt:
-            progress.stop()
-            _say(f"Stopped. The {made} so far are in {path}; the same command goes on from there.")
-            raise typer.Exit(130) from None
+    return watched(lambda progress: run_bench(plan, path, progress), path)
 
 
 def _bench_suite(
@@ -415,7 +294,7 @@ def _bench_suite(
 
     chosen = {"agents": agents, "budgets": budgets, "problems": problems}
     suite = load_suite(name).model_copy(update={key: value for key, value in chosen.items() if value})
-    parts = _watched(lambda progress: run_suite(suite, build_agent, folder, width, progress), folder)
+    parts = watched(lambda progress: run_suite(suite, build_agent, folder, width, progress), folder)
     save_suite_plot(parts, folder / PLOT_FILE)
     for part, found in parts.items():
         save_json(found.report, folder / part / REPORT_FILE)
@@ -423,43 +302,10 @@ def _bench_suite(
     (folder / "README.md").write_text(text)
     from rich.markdown import Markdown
 
-    _console().print(Markdown(text))
-    _say(f"page: {folder / 'README.md'}")
+    console().print(Markdown(text))
+    say(f"page: {folder / 'README.md'}")
     if any(cell.n_failed for found in parts.values() for cell in found.report.cells):
         raise typer.Exit(1)
-
-
-class BarProgress:
-    """Progress as a bar on stderr: what is under way, how many are done, the time left."""
-
-    def __init__(self) -> None:
-        from kv_gym.display import progress_bar
-
-        self._bar = progress_bar("{task.fields[stage]}")
-        self._task: Any = None
-
-    def __enter__(self) -> BarProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.stop()
-
-    def begin(self, stage: str, total: int) -> None:
-        """Start a stage; nothing is shown for one without items."""
-        self._task = self._bar.add_task("", total=total, stage=stage, visible=total > 0)
-
-    def describe(self, text: str) -> None:
-        """Say what is under way."""
-        self._bar.update(self._task, description=text)
-
-    def advance(self, n: int) -> None:
-        """Count `n` more items."""
-        self._bar.advance(self._task, n)
 
 
 def save_json(report: Report, path: Path) -> None:
@@ -476,10 +322,10 @@ def show(report: Report, as_json: bool, plot: Path | None) -> None:
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
     else:
-        _console().print(tables(report))
+        console().print(tables(report))
     if plot is not None:
         save_plot(report, plot)
-        _say(f"plot: {plot}")
+        say(f"plot: {plot}")
 
 
 def _describe(agent: Any) -> tuple[str, str, str]:
@@ -488,17 +334,6 @@ def _describe(agent: Any) -> tuple[str, str, str]:
     needs = "statistics" if agent.needs_statistics else ""
     about = f" Trained: {agent.about()}." if hasattr(agent, "about") else ""
     return needs, "yes" if agent.uses_hindsight else "", (lines[0] if lines else "") + about
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
-
-
-def _say(text: str) -> None:
-    """Tell the user something that is not the result."""
-    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kv_gym.errors import ConfigError
+from kv_gym.options import build_agent, parse_settings
 
 if TYPE_CHECKING:
     from kv_gym.recording import RecordedEpisode
@@ -45,7 +46,6 @@ def record(
 
     The episodes are those of `kv-gym bench` with the same settings. Look at them with `kv-gym replay`.
     """
-    from kv_gym.cli import build_agent, parse_settings
     from kv_gym.config import make_config
 
     options = parse_settings(settings or []) | {"split": split, "mode": mode, "shadow": True}

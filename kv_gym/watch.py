@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kv_gym.errors import ConfigError
+from kv_gym.options import build_agent, parse_pairs
 
 if TYPE_CHECKING:
     from kv_gym.agents import AgentLike
@@ -52,7 +53,6 @@ def watch(
 
     Where stdout is no terminal, only the last state is printed, without colours.
     """
-    from kv_gym.cli import build_agent, parse_pairs
     from kv_gym.config import make_config
 
     own = {"budget": budget, "mode": mode}

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from kv_agents.distill import Distiller, DistillRecipe
 from kv_agents.grpo import GRPORecipe, Tuner
 from kv_agents.training import Course
-from kv_gym.cli import parse_pairs
 from kv_gym.errors import ConfigError, unknown_name
+from kv_gym.options import parse_pairs
 
 Recipe = TypeVar("Recipe")
 Out = Annotated[Path, typer.Option(help="The finished checkpoint, .safetensors; its JSON goes beside it.")]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kv_gym.console import console, say
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -27,7 +29,6 @@ def rank(
     as_json: Annotated[bool, typer.Option("--json", help="Print the board as JSON.")] = False,
 ) -> None:
     """Rank submissions: score from random eviction (0) to the full cache (100), with 95% intervals."""
-    from kv_gym.cli import _console, _say
     from kv_gym.leaderboard.protocol import read_protocol
     from kv_gym.leaderboard.rank import build_board, read_submissions
 
@@ -35,9 +36,9 @@ def rank(
     if as_json:
         print(json.dumps(board.to_json(), indent=1))
         return
-    _console().print(board_table(board))
+    console().print(board_table(board))
     for note in notes(board, folder):
-        _say(note)
+        say(note)
 
 
 @leaderboard_app.command()
@@ -47,7 +48,6 @@ def build(
     readme: Annotated[Path, typer.Option(help="The ranking as Markdown.")] = README,
 ) -> None:
     """Write the site and the README of the leaderboard; the same submissions give the same bytes."""
-    from kv_gym.cli import _say
     from kv_gym.leaderboard.protocol import read_protocol
     from kv_gym.leaderboard.rank import build_board, read_submissions
     from kv_gym.leaderboard.readme import readme as readme_text
@@ -58,7 +58,7 @@ def build(
     for path, text in ((out, page(board, found, protocol)), (readme, readme_text(board, protocol))):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")
-        _say(f"{len(board.standings)} lines: {path}")
+        say(f"{len(board.standings)} lines: {path}")
 
 
 def board_table(board: Board) -> Table:

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+from kv_gym.console import BarProgress, console, say, watched
 from kv_gym.leaderboard.board_cli import SUBMISSIONS, printable
+from kv_gym.options import parse_pairs
 
 submit_app = typer.Typer(help="Put an agent on the leaderboard, or check a submission.", no_args_is_help=True)
 
@@ -48,7 +50,6 @@ def new(
     protocol: Protocol = None,
 ) -> None:
     """Play the board's protocol with an agent and write a submission. After a kill the same command goes on."""
-    from kv_gym.cli import _say, _watched, parse_pairs
     from kv_gym.leaderboard.protocol import read_protocol
     from kv_gym.leaderboard.submit import Entry, make_submission, slug_of
 
@@ -60,8 +61,8 @@ def new(
         name, parse_pairs(pairs, "NAME,"), title, slug or slug_of(title), author, link, division.value,
         trial=played != full,
     )  # fmt: skip
-    folder = _watched(lambda progress: make_submission(entry, played, out, progress), out, "episodes")
-    _say(f"submission: {folder}")
+    folder = watched(lambda progress: make_submission(entry, played, out, progress), out, "episodes")
+    say(f"submission: {folder}")
     print(folder)
 
 
@@ -82,12 +83,11 @@ def check(
     """Check a submission. Exits with 0 if nothing speaks against it, with 1 if something does."""
     from dataclasses import asdict
 
-    from kv_gym.cli import BarProgress, _say
     from kv_gym.leaderboard.protocol import read_protocol
     from kv_gym.leaderboard.verify import check_submission
 
     if rerun:
-        _say(f"WARNING: --rerun runs the code in {folder / 'agent'}. Do that only in a place you can lose.")
+        say(f"WARNING: --rerun runs the code in {folder / 'agent'}. Do that only in a place you can lose.")
     with BarProgress() as progress:
         verdict = check_submission(
             folder, read_protocol(protocol), "rerun" if rerun else level.value, progress, sample, seed
@@ -105,26 +105,23 @@ def schemas(
     out: Annotated[Path, typer.Option(help="Folder of the schemas.")] = Path("leaderboards/schema/v1"),
 ) -> None:
     """Write the JSON Schemas of a submission's files."""
-    from kv_gym.cli import _say
     from kv_gym.leaderboard.submission import write_schemas
 
     write_schemas(out)
-    _say(f"schemas: {out}")
+    say(f"schemas: {out}")
 
 
 def _print(notes: list[str], findings: list[tuple[str, str]]) -> None:
     """Show a verdict; what submitters wrote is plain text."""
     from rich.text import Text
 
-    from kv_gym.cli import _console
-
     for note in notes:
-        _console().print(Text(note))
+        console().print(Text(note))
     for code, detail in findings[:20]:
         text = printable(detail)
-        _console().print(Text.assemble((f"{code}: ", "bold red"), text))
+        console().print(Text.assemble((f"{code}: ", "bold red"), text))
     if len(findings) > 20:
-        _console().print(Text(f"and {len(findings) - 20} more"))
-    _console().print(
+        console().print(Text(f"and {len(findings) - 20} more"))
+    console().print(
         Text("refused" if findings else "nothing speaks against it", "bold red" if findings else "bold green")
     )

@@ -1,0 +1,62 @@
+"""Options as text: `KEY=VALUE` pairs, settings of an environment, agents with options of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kv_gym.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kv_gym.agents import AgentLike
+
+OWN_OPTIONS = {"budget": "--budget", "mode": "--mode", "n_problems": "--problems", "split": "--split"}
+
+
+def parse_pairs(pairs: list[str], option: str = "--set ") -> dict[str, Any]:
+    """Read the `KEY=VALUE` pairs of an option; values are YAML.
+
+    Raises:
+        ConfigError: No `=`, or no YAML.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"{option}{pair!r} has no value. Use {option}KEY=VALUE.")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"{option}{pair!r}: the value is not YAML. Use a number, true, null or a name."
+            ) from error
+    return found
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """Read settings of an environment.
+
+    Raises:
+        ConfigError: As `parse_pairs`; or a key that has an option of its own.
+    """
+    found = parse_pairs(pairs)
+    for key, value in found.items():
+        if key in OWN_OPTIONS:
+            pair = f"{key}={value}"
+            raise ConfigError(f"--set {pair!r}: {key} has an option of its own. Use {OWN_OPTIONS[key]} {value}.")
+        if key == "shadow":
+            raise ConfigError("--set shadow: replay runs with a shadow and generate without. Use --mode.")
+    return found
+
+
+def build_agent(text: str) -> AgentLike:
+    """Build an agent from what `--agent` takes: NAME[,KEY=VALUE...].
+
+    Raises:
+        KVGymError: As `load_agent` and `parse_pairs`.
+    """
+    from kv_gym.agents import load_agent
+
+    name, *pairs = text.split(",")
+    return load_agent(name, **parse_pairs(pairs, "--agent NAME,"))
