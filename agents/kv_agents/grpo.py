@@ -26,6 +26,7 @@ from kv_agents.policy import order_log_prob, sample, scores_of
 from kv_agents.scorer import Scorer
 from kv_agents.training import Course, Log, load_state, mean_return, save_state, set_rate, steps_with_bar
 from kv_gym.episodes import EpisodeBatch
+from kv_gym.errors import ConfigError
 
 VALIDATE_EVERY = 20  # iterations
 SAVE_EVERY = 5  # iterations
@@ -263,10 +264,16 @@ class Tuner:
         losses, gaps, clipped = [], [], []
         set_rate(self.optimizer, self.recipe.lr * (1 - self.iteration / self.recipe.iterations))
         order = torch.randperm(len(rollouts.advantage), generator=generator).to(rollouts.advantage.device)
-        for part in order.tensor_split(self.recipe.minibatches):
+        for part in order.tensor_split(min(self.recipe.minibatches, len(order))):
             new = self._log_prob(self.scorer, rollouts.inputs[part])
             old = rollouts.log_prob[part]
             loss = policy_loss(new, old, start[part], rollouts.advantage[part], self.recipe.clip, self.recipe.kl)
+            if not loss.isfinite():
+                raise ConfigError(
+                    f"iteration {self.iteration}: the loss is {float(loss.detach())}, as the policy left its start too "
+                    f"far behind. Use a lower lr than {self.recipe.lr} or a higher kl than {self.recipe.kl}, and "
+                    "another --work."
+                )
             self.optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), 1.0)

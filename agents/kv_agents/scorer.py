@@ -18,6 +18,10 @@ from kv_gym.errors import ConfigError, unknown_name
 from kv_gym.features import LIMIT
 from kv_gym.slots import SlotView
 
+CONSTANT = 1e-3
+"""Standard deviation below which a column told nothing in training. Divided by it, its first change would drown all
+others: early in a long prompt every slot is `in_prompt`."""
+
 
 @dataclass(frozen=True)
 class ScorerConfig:
@@ -73,10 +77,11 @@ class Scorer(nn.Module):
         self.b2 = nn.Parameter(torch.zeros(heads, 1, 1))
 
     def standardise(self, inputs: Tensor) -> None:
-        """Set mean and standard deviation from inputs [N, L, H_kv, S, F]."""
+        """Set mean and standard deviation from inputs [N, L, H_kv, S, F]; constant columns keep their unit."""
         rows = self._by_head(inputs)
+        spread = rows.std(1, keepdim=True)
         self.mean.copy_(rows.mean(1, keepdim=True))
-        self.std.copy_(rows.std(1, keepdim=True).clamp_min(1e-3))
+        self.std.copy_(torch.where(spread < CONSTANT, 1.0, spread))
 
     def forward(self, inputs: Tensor, first_layer: int = 0) -> Tensor:
         """Keep scores [N, L, H_kv, S] of inputs [N, L, H_kv, S, F], whose first layer is the model's `first_layer`."""

@@ -12,6 +12,8 @@ from kv_agents.grpo import GRPORecipe, Rollouts, Tuner, group_advantages, policy
 from kv_agents.policy import order_log_prob
 from kv_agents.training import Course
 
+from kv_gym.errors import ConfigError
+
 
 def test_episode_credit_by_hand() -> None:
     # two groups of two, two decisions; totals 3, 1 and 2, 2
@@ -121,6 +123,15 @@ def test_learning_makes_good_draws_likelier(course: Course, start: Path, tmp_pat
         tuner._learn(Rollouts(rollouts.inputs, rollouts.log_prob, gain), torch.Generator().manual_seed(step))
     change = (tuner._log_prob(tuner.scorer, rollouts.inputs) - before).mean((1, 2))
     assert change[gain > 0].mean() > change[gain < 0].mean() + 0.01
+
+
+def test_a_policy_that_ran_away_is_stopped(course: Course, start: Path, tmp_path: Path) -> None:
+    tuner = Tuner(course, GRPORecipe(start=str(start), **SMALL), tmp_path)  # type: ignore[arg-type]
+    rollouts, _ = tuner._roll(0, torch.Generator().manual_seed(0))
+    far = Rollouts(rollouts.inputs, rollouts.log_prob - 1000, -rollouts.advantage.abs())
+    with pytest.raises(ConfigError, match="lower lr than"):
+        tuner._learn(far, torch.Generator().manual_seed(0))
+    assert all(parameter.isfinite().all() for parameter in tuner.scorer.parameters())
 
 
 def test_order_log_prob_is_used_with_the_number_of_evictions(course: Course, start: Path, tmp_path: Path) -> None:

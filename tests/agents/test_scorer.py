@@ -177,6 +177,7 @@ def test_one_mlp_for_all_does_not_trust_inputs_beyond_what_it_saw() -> None:
     scorer = Scorer(config(shared=True)).requires_grad_(False)
     inputs = torch.randn(2, 2, 2, 5, 3) * torch.tensor([1.0, 1.0, 1e-4]) + 2  # the last one was constant in training
     scorer.standardise(inputs)
-    moved = inputs + torch.tensor([0.0, 0.0, 1.0])
+    assert scorer.std[0, 0, 2] == 1.0
+    moved = inputs + torch.tensor([0.0, 0.0, 20.0])
     assert (scorer(moved) - scorer(inputs)).abs().max() < 10 * scorer.w1.abs().sum() * scorer.w2.abs().sum()
     torch.testing.assert_close(scorer(moved), scorer(moved + torch.tensor([0.0, 0.0, 5.0])), atol=1e-4, rtol=0)
