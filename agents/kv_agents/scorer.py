@@ -87,7 +87,7 @@ class Scorer(nn.Module):
         """Keep scores [N, L, H_kv, S] of inputs [N, L, H_kv, S, F], whose first layer is the model's `first_layer`."""
         n, layers, heads, slots, _ = inputs.shape
         if self.config.shared:  # it meets models and budgets that it was not standardised on
-            inputs = ((inputs - self.mean[0]) / self.std[0]).clamp(-LIMIT, LIMIT) * self.std[0] + self.mean[0]
+            inputs = inputs.clamp(self.mean[0] - LIMIT * self.std[0], self.mean[0] + LIMIT * self.std[0])
         mlps = slice(None) if self.config.shared else slice(first_layer * heads, (first_layer + layers) * heads)
         w1 = self.w1[mlps] / self.std[mlps].transpose(-1, -2)  # standardising the weights is cheaper than the inputs
         b1 = self.b1[mlps] - self.mean[mlps] @ w1
