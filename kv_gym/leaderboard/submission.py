@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,7 @@ AGENT_FOLDER = "agent"
 MAX_TEXT = 200
 
 Text = Field(max_length=MAX_TEXT)
+Name = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 Hash = Field(pattern="^[0-9a-f]{64}$")
 Share = Field(ge=0, le=1)
 
@@ -98,7 +99,7 @@ class Submission(_Model):
     title: str = Field(min_length=1, max_length=MAX_TEXT)
     slug: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,39}$")
     date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
-    authors: list[str] = Field(min_length=1, max_length=20)
+    authors: list[Name] = Field(min_length=1, max_length=20)
     link: str = Field(default="", pattern=r"^(https?://\S{1,300})?$")
     division: Literal["closed", "open"] = "closed"
     trial: bool = False

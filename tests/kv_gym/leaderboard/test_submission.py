@@ -198,6 +198,7 @@ TAMPERED: dict[str, tuple[str, Change]] = {
     "another format": ("schema.format", on_submission(format=2)),
     "a value of the wrong type": ("schema.value", on_submission(threads="many")),
     "a link that runs": ("schema.value", on_submission(link="javascript:alert(1)")),
+    "an author without end": ("schema.value", on_submission(authors=["x" * 201])),
     "a slug that climbs": ("schema.value", on_submission(slug="../../x")),
     "a key twice": (
         "schema.duplicate-key",
