@@ -19,6 +19,8 @@ from kv_gym.llm.attention import attention_rows
 from kv_gym.llm.statistics import SlotStatistics, accumulate
 
 Observer = Callable[[int, Tensor, Tensor, float], None]
+FIRST = 1024
+"""Tokens that a full cache has room for at first; texts may be allowed to grow to many times that."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +283,7 @@ class FullCache(Cache):
     Args:
         shape: Sizes of the model.
         n: Episodes in the batch, N.
-        capacity: Longest text, tokens.
+        capacity: Longest text, tokens. Memory is taken as texts grow, not for all of it at once.
 
     Attributes:
         rows: The episodes that the next forwards read, [R]; all of them at first.
@@ -291,9 +293,7 @@ class FullCache(Cache):
     def __init__(self, shape: CacheShape, n: int, capacity: int) -> None:
         self.shape, self.n, self.capacity = shape, n, capacity
         super().__init__(layers=[_Layer(self, index) for index in range(shape.n_layers)])
-        kv = (shape.n_layers, n, shape.n_kv_heads, capacity, shape.head_dim)
-        self.keys = torch.zeros(kv, dtype=shape.dtype, device=shape.device)
-        self.values = torch.zeros(kv, dtype=shape.dtype, device=shape.device)
+        self.keys, self.values = self._empty(min(capacity, FIRST)), self._empty(min(capacity, FIRST))
         self.observer: Observer | None = None
         self.length = 0
         self._positions = torch.zeros(n, 0, dtype=torch.long, device=shape.device)
@@ -305,6 +305,16 @@ class FullCache(Cache):
         self._positions = positions
         self._visible = {}
         self.length = int(positions.max()) + 1
+        taken = self.keys.shape[3]
+        if self.length > taken:
+            more = min(self.capacity, max(self.length, 2 * taken)) - taken
+            self.keys, self.values = (torch.cat([old, self._empty(more)], 3) for old in (self.keys, self.values))
+
+    def _empty(self, tokens: int) -> Tensor:
+        """Room for so many tokens, [L, N, H_kv, T, D]."""
+        shape = self.shape
+        size = (shape.n_layers, self.n, shape.n_kv_heads, tokens, shape.head_dim)
+        return torch.zeros(size, dtype=shape.dtype, device=shape.device)
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values [R, H_kv, T, D] of one layer at their positions."""

@@ -25,6 +25,18 @@ def test_no_eviction_is_the_plain_model(models, tokens):
     torch.testing.assert_close(llm.read(tokens, span(0, tokens.shape[1]), full_cache), expected, atol=1e-5, rtol=0)
 
 
+def test_a_full_cache_grows_with_its_texts(models, tokens, monkeypatch):
+    plain, llm = models
+    monkeypatch.setattr("kv_gym.llm.cache.FIRST", 3)
+    length = tokens.shape[1]
+    cache, parts = FullCache(llm.shape, N, 4 * length), []
+    for start in range(0, length, 5):
+        stop = min(length, start + 5)
+        parts.append(llm.read(tokens[:, start:stop], span(start, stop), cache))
+        assert stop <= cache.keys.shape[3] < max(4, 2 * stop) and cache.keys.shape == cache.values.shape
+    torch.testing.assert_close(torch.cat(parts, 1), plain(tokens).logits, atol=1e-5, rtol=0)
+
+
 def test_evicting_is_masking_those_slots_per_layer_and_head(models, tokens):
     plain, llm = models
     logits, cache, visible = evicting_run(llm, tokens, chunked=False)
