@@ -78,10 +78,11 @@ class ForesightRL(Learned):
 
 
 class Transfer(Learned):
-    """A scorer of model-independent features, one MLP for all heads, distilled from golden evictions.
+    """A scorer of model-independent features, one MLP for all heads, distilled from golden evictions, then GRPO.
 
     It reads attention, what is known of the slot's token, and `kv_agents.inputs.relations`: whether it was stated
-    again. Trained on the families `graph`, `ledger` and `collect`; it never saw `lag`. Runs on any model.
+    again. Trained on the families `graph`, `ledger` and `collect`; it never saw `lag`. Runs on any model. The distilled
+    scorer that GRPO began from is `transfer,checkpoint=seeds/transfer-distilled`.
 
     Source: none; the form follows ForesightKV without keys and values.
     """
