@@ -164,6 +164,8 @@ def test_incomplete_and_unknown_pages(browser: Any) -> None:
 
 
 def test_dark_is_the_readers_choice_or_the_systems(browser: Any, address: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
     def theme() -> str:
         return browser.execute_script("return document.documentElement.dataset.theme")
 
@@ -174,8 +176,10 @@ def test_dark_is_the_readers_choice_or_the_systems(browser: Any, address: str) -
     assert theme() == "light"
     find(browser, "#theme").click()
     assert theme() == "dark" and paper() != light and find(browser, "#theme").text == "Light"
+    soon = WebDriverWait(browser, 5).until
+    soon(lambda page: page.execute_script("return localStorage.getItem('kv-gym-theme')") == "dark")
     browser.refresh()
-    assert theme() == "dark"
+    soon(lambda _: theme() == "dark")
     find(browser, "#theme").click()
     browser.execute_script("localStorage.clear()")
     prefer(browser, "dark")
