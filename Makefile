@@ -48,10 +48,13 @@ results-seeds: install
 
 suite: install
 	$(BIN)/kv-gym bench --suite all --width 64 --out leaderboards/results/domains
+	for rows in leaderboards/results/domains/*/rows.jsonl; do gzip -9 -n -c $$rows > $$rows.gz; done
 
 traces: install
-	$(BIN)/kv-gym bench KVEvict-Traces-v0 --agent full --agent golden --agent transfer --agent rkv --agent random --budget 512 \
-		--problems 8 --width 4 --out leaderboards/results/KVEvict-Traces-v0
+	$(BIN)/kv-gym bench KVEvict-Traces-v0 --agent full --agent golden --agent transfer --agent snapkv --agent rkv --agent random --budget 256 --budget 512 --budget 1024 \
+		--problems 4 --width 4 --out leaderboards/results/KVEvict-Traces-v0
+	gzip -9 -n -c leaderboards/results/KVEvict-Traces-v0/rows.jsonl > leaderboards/results/KVEvict-Traces-v0/rows.jsonl.gz
+	$(BIN)/kv-gym report leaderboards/results/KVEvict-Traces-v0 --markdown > leaderboards/results/KVEvict-Traces-v0/README.md
 
 board: install
 	$(BIN)/python -c "from kv_gym.agents import agent_entries; print(*agent_entries(), sep='\n')" | \
