@@ -5,7 +5,7 @@
 # make results-seeds  the same for the three seeds of foresight-rl's first stage
 # make results      the numbers and the plot in the README: all agents, all budgets, the whole test split (long)
 # make suite        all domains on the model that reads them, with cross tables
-# make traces       recorded chains of thought on SmolLM2 (downloads both)
+# make traces       recorded chains of thought on SmolLM2 from the hub (the published rows: its Q4_1 GGUF, see their page)
 # make board        every agent plays the leaderboard's protocol; the ranking and its page (half an hour)
 PYTHON ?= python3
 BIN := .venv/bin
@@ -51,7 +51,7 @@ suite: install
 	for rows in leaderboards/results/domains/*/rows.jsonl; do gzip -9 -n -c $$rows > $$rows.gz; done
 
 traces: install
-	$(BIN)/kv-gym bench KVEvict-Traces-v0 --agent full --agent golden --agent transfer --agent snapkv --agent rkv --agent random --budget 256 --budget 512 --budget 1024 \
+	$(BIN)/kv-gym bench KVEvict-Traces-v0 --agent full --agent golden --agent transfer --agent snapkv --agent rkv --agent random --budget 256 --budget 512 --budget 1024 --set dtype=float32 \
 		--problems 4 --width 4 --out leaderboards/results/KVEvict-Traces-v0
 	gzip -9 -n -c leaderboards/results/KVEvict-Traces-v0/rows.jsonl > leaderboards/results/KVEvict-Traces-v0/rows.jsonl.gz
 	$(BIN)/kv-gym report leaderboards/results/KVEvict-Traces-v0 --markdown > leaderboards/results/KVEvict-Traces-v0/README.md

@@ -312,8 +312,8 @@ def describe_bench(page: EnvPage) -> str:
         for figure in model.measured:
             if figure.env_id == env_id:
                 lines.append(
-                    f"With the full cache, `{model.id}` solves {figure.accuracy:g}% of {figure.problems} problems, in "
-                    f"texts of {figure.tokens} tokens on average."
+                    f"With the full cache, `{model.file or model.id}` solves {figure.accuracy:g}% of "
+                    f"{figure.problems} problems, in texts of {figure.tokens} tokens on average."
                 )
     return "\n\n".join(lines)
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from kv_agents.inputs import BEFORE_ROPE
 from kv_agents.scorer import Scorer, ScorerConfig
 from kv_gym.errors import KVGymError
 from kv_gym.llm.loading import FrozenLLM
@@ -62,7 +63,10 @@ class CheckpointInfo(BaseModel):
 
         Raises:
             CheckpointError: It is another model.
+            UnsupportedModelError: An input undoes RoPE, and this model's cannot be undone.
         """
+        if BEFORE_ROPE & set(self.scorer.inputs):
+            llm.check_rotary()
         if not self.scorer.shared and llm.fingerprint != self.model_fingerprint:
             raise CheckpointError(
                 f"checkpoint {name!r} was trained on model {self.model!r} (fingerprint {self.model_fingerprint[:12]}), "

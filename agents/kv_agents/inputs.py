@@ -84,7 +84,7 @@ def age(slots: SlotView) -> Tensor:
 
 
 def traits(slots: SlotView) -> Tensor:
-    """What is known of a slot beside its attention: the columns `TRAITS` of `kv_gym.features`, [N, L, H_kv, S, 9]."""
+    """What is known of a slot beside its attention: the columns `TRAITS`, [N, L, H_kv, S, 9]."""
     return feature_columns(slots, TRAITS)
 
 
@@ -138,6 +138,10 @@ INPUTS: dict[str, Callable[[SlotView], Tensor]] = {
     "features": all_columns,
     "context": context,
 }
+
+
+BEFORE_ROPE = frozenset({"unrotated_keys", "relations"})
+"""Inputs that undo RoPE: not every model's can be undone (`FrozenLLM.check_rotary`)."""
 
 
 def read_inputs(slots: SlotView, names: tuple[str, ...]) -> Tensor:

@@ -56,7 +56,7 @@ class _Layer(CacheLayerMixin):
         self.is_initialized = True
 
     def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing to do: all memory is allocated with the cache."""
+        """Nothing to do: memory is the cache's affair."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         return self.cache.write(self.index, key_states, value_states)
@@ -308,7 +308,8 @@ class FullCache(Cache):
         taken = self.keys.shape[3]
         if self.length > taken:
             more = min(self.capacity, max(self.length, 2 * taken)) - taken
-            self.keys, self.values = (torch.cat([old, self._empty(more)], 3) for old in (self.keys, self.values))
+            self.keys = torch.cat([self.keys, self._empty(more)], 3)  # one after the other: the old ones go in between
+            self.values = torch.cat([self.values, self._empty(more)], 3)
 
     def _empty(self, tokens: int) -> Tensor:
         """Room for so many tokens, [L, N, H_kv, T, D]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from kv_agents.checkpoints import CheckpointError, CheckpointInfo
 from kv_agents.learned import Foresight, Learned
 from kv_agents.scorer import Scorer, ScorerConfig
 
+from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.loading import FrozenLLM, load_llm
 
 
@@ -44,6 +46,20 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, random_llm: Fr
         Foresight(str(make(tmp_path))).prepare(llm)
     Foresight(str(make(tmp_path, fingerprint=llm.fingerprint))).prepare(llm)
     Foresight(str(make(tmp_path, shared=True))).prepare(llm)  # one MLP for all heads fits any model
+
+
+@pytest.mark.parametrize(("inputs", "refused"), [("relations", True), ("unrotated_keys", True), ("traits", False)])
+def test_inputs_that_undo_rope_ask_the_model_first(
+    inputs: str, refused: bool, random_llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise UnsupportedModelError("interleaved")
+
+    monkeypatch.setattr(random_llm, "check_rotary", refuse)
+    config = ScorerConfig((inputs,), 4, True, 2, 2, 3)
+    info = checkpoints.read_info(checkpoints.find("transfer")).model_copy(update={"scorer": config})
+    with pytest.raises(UnsupportedModelError) if refused else nullcontext():
+        info.check_model(random_llm, "mine")
 
 
 def test_missing_and_damaged_checkpoints_say_so(tmp_path: Path) -> None:
