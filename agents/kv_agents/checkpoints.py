@@ -65,14 +65,14 @@ class CheckpointInfo(BaseModel):
             CheckpointError: It is another model.
             UnsupportedModelError: An input undoes RoPE, and this model's cannot be undone.
         """
-        if BEFORE_ROPE & set(self.scorer.inputs):
-            llm.check_rotary()
         if not self.scorer.shared and llm.fingerprint != self.model_fingerprint:
             raise CheckpointError(
                 f"checkpoint {name!r} was trained on model {self.model!r} (fingerprint {self.model_fingerprint[:12]}), "
                 f"this one is {llm.name!r} ({llm.fingerprint[:12]}): its MLPs belong to the heads of the other. Train "
                 "one for this model (`kv-gym train distill`), or use 'transfer', which fits any."
             )
+        if BEFORE_ROPE & set(self.scorer.inputs):
+            llm.check_rotary()
 
 
 def find(name_or_path: str) -> Path:
