@@ -21,8 +21,6 @@ from kv_gym.llm.statistics import DECAY
 from kv_gym.slots import SlotView
 
 LIMIT = 10.0
-BLOCK = 1 << 17
-"""Cosines that are computed at once: they stay in the processor's caches."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +99,17 @@ def relative_norm(vectors: Tensor) -> Tensor:
     return (norm / norm.mean(-1, keepdim=True)).log()
 
 
+def heads_at_once(cosines: int, device: torch.device) -> int:
+    """Heads to compare at once, of so many cosines each: a processor's caches hold them; on a GPU, 256 MB."""
+    return max(1, (1 << 17 if device.type == "cpu" else 1 << 26) // cosines)
+
+
 def newer_twin(slots: SlotView) -> Tensor:
     """Highest cosine between a key and any newer key of its head; 0 for the newest slot, [N, L, H_kv, S]."""
     unit = F.normalize(slots.keys.float(), dim=-1).flatten(0, 2)
     size = unit.shape[-2]
     older = torch.full((size, size), -3.0, device=unit.device).tril()  # below any cosine
-    heads = unit.split(max(1, BLOCK // size**2))
+    heads = unit.split(heads_at_once(size**2, unit.device))
     best = torch.cat([torch.baddbmm(older, head, head.transpose(-1, -2)).amax(-1) for head in heads])
     best[..., -1] = 0
     return best.view(slots.shape)

@@ -270,9 +270,9 @@ class Tuner:
             loss = policy_loss(new, old, start[part], rollouts.advantage[part], self.recipe.clip, self.recipe.kl)
             if not loss.isfinite():
                 raise ConfigError(
-                    f"iteration {self.iteration}: the loss is {float(loss.detach())}, as the policy left its start too "
-                    f"far behind. Use a lower lr than {self.recipe.lr} or a higher kl than {self.recipe.kl}, and "
-                    "another --work."
+                    f"iteration {self.iteration}: the loss is {float(loss.detach())}. Either the policy left its "
+                    f"start too far behind, or an input is out of all range. Use a lower lr than {self.recipe.lr} or "
+                    f"a higher kl than {self.recipe.kl}, and another --work."
                 )
             self.optimizer.zero_grad()
             loss.backward()

@@ -14,6 +14,7 @@ from kv_gym.features import (
     context_features,
     decayed_per_opportunity,
     feature_columns,
+    heads_at_once,
     multiples_of_average,
     per_opportunity,
 )
@@ -121,9 +122,9 @@ def _highest(unit: Tensor, newest: int) -> Tensor:
     """Highest cosine of unit vectors [..., S, D] to the later ones of the newest, [..., S]."""
     index = torch.arange(unit.shape[-2], device=unit.device)
     not_later = torch.where(index >= index[-newest:, None], -4.0, 0.0)  # [newest, S]
-    vectors = unit.flatten(0, 2)
-    cosine = torch.baddbmm(not_later, vectors[:, -newest:], vectors.transpose(-1, -2))
-    return cosine.amax(-2).clamp_min(-1.0).view(unit.shape[:-1])
+    heads = unit.flatten(0, 2).split(heads_at_once(not_later.numel(), unit.device))
+    best = [torch.baddbmm(not_later, head[:, -newest:], head.transpose(-1, -2)).amax(-2) for head in heads]
+    return torch.cat(best).clamp_min(-1.0).view(unit.shape[:-1])
 
 
 INPUTS: dict[str, Callable[[SlotView], Tensor]] = {
