@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from pydantic import ValidationError
+
 
 class KVGymError(Exception):
     """Base of all errors that kv-gym raises on purpose."""
@@ -45,3 +47,10 @@ def unknown_name(kind: str, name: object, known: Iterable[str], fix: str = "") -
     hint = f" Did you mean {near[0]!r}?" if near else ""
     tail = f" {fix}" if fix else ""
     return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.{tail}")
+
+
+def first_complaint(error: ValidationError) -> str:
+    """Where data is not as it should be and why, at most 300 characters: it may be a stranger's."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return (f"{place}: {first['msg']}" if place else first["msg"])[:300]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from kv_gym.errors import KVGymError
+from kv_gym.errors import KVGymError, first_complaint
 
 SUFFIX = ".json.gz"
 MAX_BYTES = 64 * 2**20
@@ -224,9 +224,5 @@ def read_recording(path: Path) -> RecordedEpisode:
     try:
         return RecordedEpisode.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        reason = f"{place}: {first['msg']}" if place else first["msg"]
-        raise RecordingError(
-            f"{path} is no recording of this version: {reason[:300]}. Record the episode again."
-        ) from error
+        reason = first_complaint(error)
+        raise RecordingError(f"{path} is no recording of this version: {reason}. Record the episode again.") from error

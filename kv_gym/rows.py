@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from kv_gym.errors import KVGymError
+from kv_gym.errors import KVGymError, first_complaint
 
 RowKey = tuple[str | int, ...]
 
@@ -192,17 +192,12 @@ def parse_rows(data: bytes, name: str) -> tuple[Rows, int]:
         try:
             rows.add(_LINE.validate_json(line))
         except ValueError as error:
-            reason = _reason(error) if isinstance(error, ValidationError) else str(error)
+            reason = first_complaint(error) if isinstance(error, ValidationError) else str(error)
             raise RowFileError(
                 f"{name}, line {number} is not a row of this version: {reason}. Delete that line (its episode is "
                 "played again), or write to another folder with --out."
             ) from error
     return rows, whole
-
-
-def _reason(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def read_rows(path: Path) -> Rows:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kv_gym.agents import AgentLike
 from kv_gym.benchmark import Bench, Progress, Silent, prepare, run_bench
 from kv_gym.config import env_page
-from kv_gym.errors import ConfigError, unknown_name
+from kv_gym.errors import ConfigError, first_complaint, unknown_name
 from kv_gym.llm.loading import load_llm
 from kv_gym.report import Report, build_report
 
@@ -78,10 +78,8 @@ def load_suite(name_or_path: str) -> Suite:
     try:
         suite = Suite.model_validate(found)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
         raise ConfigError(
-            f"suite {name_or_path!r}: {place}: {first['msg']}. See {FILE.name} for the fields."
+            f"suite {name_or_path!r}: {first_complaint(error)}. See {FILE.name} for the fields."
         ) from error
     for env_id in suite.parts.values():
         env_page(env_id)

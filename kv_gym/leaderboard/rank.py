@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from kv_gym.errors import KVGymError
+from kv_gym.errors import KVGymError, first_complaint
 from kv_gym.intervals import Interval, proportion_interval
 from kv_gym.leaderboard.players import Arena, Cell, CellFacts, Player, RankError, Role
 from kv_gym.leaderboard.protocol import Protocol
@@ -127,10 +127,7 @@ def _read(folder: Path) -> ReadSubmission:
     try:
         return read_submission(folder)
     except (KVGymError, ValidationError) as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        reason = first_complaint(error) if isinstance(error, ValidationError) else str(error)
         raise RankError(f"{folder} cannot be read. {reason} `kv-gym submit check {folder}` says more.") from error
 
 

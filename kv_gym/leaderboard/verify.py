@@ -25,6 +25,7 @@ from torch import Tensor
 
 from kv_gym.benchmark import Episode, Progress
 from kv_gym.episodes import EpisodeBatch
+from kv_gym.errors import first_complaint
 from kv_gym.eviction import others
 from kv_gym.leaderboard.actions import actions_hash, unpack_actions
 from kv_gym.leaderboard.files import FileRefused, parse_json, read_bounded
@@ -218,8 +219,7 @@ def _check_agent_files(folder: Path, names: list[str]) -> None:
 def _plain(error: ValidationError) -> FileRefused:
     first = error.errors()[0]
     code = {"extra_forbidden": "schema.unknown-key", "missing": "schema.missing-key"}.get(first["type"], "schema.value")
-    place = ".".join(map(str, first["loc"]))[:200]
-    return FileRefused("schema.format" if place == "format" else code, f"{place}: {first['msg'][:200]}")
+    return FileRefused("schema.format" if first["loc"] == ("format",) else code, first_complaint(error))
 
 
 # --- arithmetic --------------------------------------------------------------------------------------------------
