@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+if TYPE_CHECKING:  # the command line starts without pydantic
+    from pydantic import ValidationError
 
 
 class KVGymError(Exception):

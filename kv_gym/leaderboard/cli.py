@@ -51,16 +51,17 @@ def new(
 ) -> None:
     """Play the board's protocol with an agent and write a submission. After a kill the same command goes on."""
     from kv_gym.leaderboard.protocol import read_protocol
-    from kv_gym.leaderboard.submit import Entry, make_submission, slug_of
+    from kv_gym.leaderboard.submit import Entry, make_heading, make_submission, slug_of
 
     name, *pairs = agent.split(",")
     full = read_protocol(protocol)
     played = full.reduced(problems, budget or [])
     title = title or name.rpartition(":")[2]
-    entry = Entry(
-        name, parse_pairs(pairs, "NAME,"), title, slug or slug_of(title), author, link, division.value,
+    heading = make_heading(
+        title=title, slug=slug or slug_of(title), authors=author, link=link, division=division.value,
         trial=played != full,
     )  # fmt: skip
+    entry = Entry(name, parse_pairs(pairs, "NAME,"), heading)
     folder = watched(lambda progress: make_submission(entry, played, out, progress), out, "episodes")
     say(f"submission: {folder}")
     print(folder)

@@ -80,14 +80,28 @@ class CellSummary(_Model):
     scoring_share: float | None = None
 
 
-class Submission(_Model):
-    """`submission.json`.
+class Heading(_Model):
+    """What a submitter says.
 
     Attributes:
         title, authors, link: For the board; `link` may be "".
         slug: Short name; the folder is called ``<date>_<slug>``.
         division: `closed`: the board's models and problems, nothing else changed. `open`: anything else, explained.
         trial: Played less than the protocol asks for; never an entry.
+    """
+
+    title: str = Field(min_length=1, max_length=MAX_TEXT)
+    slug: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,39}$")
+    authors: list[Name] = Field(min_length=1, max_length=20)
+    link: str = Field(default="", pattern=r"^(https?://\S{1,300})?$")
+    division: Literal["closed", "open"] = "closed"
+    trial: bool = False
+
+
+class Submission(Heading):
+    """`submission.json`: the heading and what was played.
+
+    Attributes:
         protocol, protocol_sha256: What was played.
         models: Fingerprint of each frozen LLM.
         command, git, versions, threads, width: How it was made.
@@ -96,13 +110,7 @@ class Submission(_Model):
     """
 
     format: Literal[1] = 1
-    title: str = Field(min_length=1, max_length=MAX_TEXT)
-    slug: str = Field(pattern="^[a-z0-9][a-z0-9-]{0,39}$")
     date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
-    authors: list[Name] = Field(min_length=1, max_length=20)
-    link: str = Field(default="", pattern=r"^(https?://\S{1,300})?$")
-    division: Literal["closed", "open"] = "closed"
-    trial: bool = False
     protocol: str = Text
     protocol_sha256: str = Hash
     agent: SubmittedAgent

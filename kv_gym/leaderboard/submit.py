@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from kv_gym import provenance
 from kv_gym.agents import AgentLike, agent_source, load_agent, prepare_agent
 from kv_gym.benchmark import Progress
-from kv_gym.errors import ConfigError
+from kv_gym.errors import ConfigError, first_complaint
 from kv_gym.leaderboard.actions import pack_actions
 from kv_gym.leaderboard.play import BoardCell, board_cells, play_cell, reference_digest
 from kv_gym.leaderboard.protocol import Protocol
@@ -34,6 +35,7 @@ from kv_gym.leaderboard.submission import (
     SUBMISSION,
     SUMS,
     SYSTEM,
+    Heading,
     Submission,
     SubmittedAgent,
     SubmittedEpisode,
@@ -45,23 +47,29 @@ from kv_gym.rows import sha256_of
 
 @dataclass(frozen=True)
 class Entry:
-    """What a submitter says.
+    """What is submitted.
 
     Attributes:
         agent: Name, or path/to/mine.py:MyAgent.
         options: What it is built with.
-        title, slug, authors, link, division: For the board.
-        trial: Plays less than the protocol asks for.
+        heading: What the submitter says of it.
     """
 
     agent: str
     options: dict[str, Any]
-    title: str
-    slug: str
-    authors: list[str]
-    link: str = ""
-    division: Literal["closed", "open"] = "closed"
-    trial: bool = False
+    heading: Heading
+
+
+def make_heading(**said: Any) -> Heading:
+    """Check what a submitter says.
+
+    Raises:
+        ConfigError: Something is too long, empty or no link.
+    """
+    try:
+        return Heading(**said)
+    except ValidationError as error:
+        raise ConfigError(f"{first_complaint(error)}. Change that option of `kv-gym submit new`.") from error
 
 
 def slug_of(title: str) -> str:
@@ -81,9 +89,9 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
     Raises:
         KVGymError: The agent does not exist or refuses the model; or a submission of this name is there already.
     """
-    date = datetime.now(UTC).date().isoformat()
+    date, heading = datetime.now(UTC).date().isoformat(), entry.heading
     agent = load_agent(entry.agent, **entry.options)
-    target = out / f"{date}_{entry.slug}"
+    target = out / f"{date}_{heading.slug}"
     if target.exists():
         raise ConfigError(f"{target} exists. Remove it, or choose another --slug.")
     cells = board_cells(protocol, progress)
@@ -91,16 +99,15 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
         prepare_agent(agent, llm)
     source, references = agent_source(agent), reference_digest(cells)
     mark = sha256_of([protocol.sha256, source.where, source.sha256, references])
-    with Partial(out / f".{entry.slug}.partial.jsonl", mark) as partial:
+    with Partial(out / f".{heading.slug}.partial.jsonl", mark) as partial:
         _play_all(cells, agent, protocol.width, partial, progress)
         episodes = partial.in_order(cells)
-        folder = out / f".{entry.slug}.writing"
+        folder = out / f".{heading.slug}.writing"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         described, files = describe_agent(entry, agent)
         submission = Submission(
-            title=entry.title, slug=entry.slug, date=date, authors=entry.authors, link=entry.link,
-            division=entry.division, trial=entry.trial, protocol=protocol.id, protocol_sha256=protocol.sha256,
+            **heading.model_dump(), date=date, protocol=protocol.id, protocol_sha256=protocol.sha256,
             agent=described, models={cell.config.model: cell.llm.fingerprint for cell in cells},
             command=provenance.command(), git=provenance.git_state(output=out), versions=provenance.versions(),
             threads=torch.get_num_threads(), width=protocol.width, references_sha256=references,

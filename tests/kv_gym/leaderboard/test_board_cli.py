@@ -70,3 +70,20 @@ def test_a_missing_folder_ends_with_2_and_one_message(tmp_path: Path, capsys: py
 def test_the_command_line_loads_no_torch() -> None:
     code = "import sys, kv_gym.cli; sys.exit(bool({'torch', 'pydantic', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        (["--author", ""], "authors.0: String should have at least 1"),
+        (["--author", "me", "--title", "t" * 201], "title: String should have at most 200"),
+        (["--author", "me", "--link", "paper"], "link: String should match"),
+    ],
+)
+def test_what_the_board_would_refuse_is_said_before_anything_is_played(
+    said: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kv_gym.leaderboard.submit.make_submission", None)
+    with pytest.raises(SystemExit, match="2"):
+        main(["submit", "new", "random", "--out", str(tmp_path), *said])
+    assert complaint in " ".join(capsys.readouterr().err.split()) and not list(tmp_path.iterdir())

@@ -21,10 +21,11 @@ from kv_gym.leaderboard.actions import actions_hash, pack_actions, unpack_action
 from kv_gym.leaderboard.files import FileRefused, parse_json, read_bounded, unpack
 from kv_gym.leaderboard.protocol import Protocol, read_protocol
 from kv_gym.leaderboard.submission import ACTIONS, EPISODES, SUBMISSION, SUMS, read_submission, schemas, summarise
-from kv_gym.leaderboard.submit import Entry, make_submission, slug_of, write_sums
+from kv_gym.leaderboard.submit import Entry, make_heading, make_submission, slug_of, write_sums
 from kv_gym.leaderboard.verify import check_submission, draw_sample
 
 REPOSITORY = Path(__file__).parents[3]
+HEADING = make_heading(title="Mine", slug="mine", authors=["me"])
 MINE = '''
 import torch
 
@@ -58,7 +59,7 @@ def submission(protocol: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """Of an agent in a file of one's own."""
     folder = tmp_path_factory.mktemp("submissions")
     (folder / "mine.py").write_text(MINE)
-    entry = Entry(f"{folder / 'mine.py'}:Mine", {}, "Mine", "mine", ["me"])
+    entry = Entry(f"{folder / 'mine.py'}:Mine", {}, HEADING)
     return make_submission(entry, read_protocol(protocol), folder, Silent())
 
 
@@ -325,7 +326,7 @@ def test_a_stopped_submission_goes_on(protocol: Path, submission: Path, tmp_path
 
     monkeypatch.setattr(submit, "play_cell", two_only)
     (tmp_path / "mine.py").write_text(MINE)
-    entry = Entry(f"{tmp_path / 'mine.py'}:Mine", {}, "Mine", "mine", ["me"])
+    entry = Entry(f"{tmp_path / 'mine.py'}:Mine", {}, HEADING)
     with pytest.raises(KeyboardInterrupt):
         make_submission(entry, read_protocol(protocol), tmp_path, Silent())
     with open(tmp_path / ".mine.partial.jsonl", "a") as file:
@@ -340,7 +341,9 @@ def test_a_stopped_submission_goes_on(protocol: Path, submission: Path, tmp_path
 def test_the_full_cache_and_failures_are_submissions_too(protocol: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text(MINE.replace("-slots.positions.float()", "slots.nothing"))
     for agent, slug in (("full", "full"), (f"{tmp_path / 'bad.py'}:Mine", "bad")):
-        folder = make_submission(Entry(agent, {}, slug, slug, ["me"]), read_protocol(protocol), tmp_path, Silent())
+        folder = make_submission(
+            Entry(agent, {}, HEADING.model_copy(update={"slug": slug})), read_protocol(protocol), tmp_path, Silent()
+        )
         assert codes(folder, protocol) == []
         found = read_submission(folder).submission.cells[0]
         assert found.accuracy == (1.0 if slug == "full" else 0.0)
