@@ -51,7 +51,7 @@ def markdown(report: Report) -> str:
         f"# Results on {report.env_id}\n\n{_sample(report)} of the {report.split} split, model `{report.model}`. 95% "
         "bootstrap intervals over problems; agents in italics are references, not ranked."
     )
-    parts = [head, *(_markdown_table(report, title, text) for title, text in tables)]
+    parts = [head, *(filled for title, text in tables if (filled := _markdown_table(report, title, text)))]
     return "\n\n".join([*parts, "## Runs", "\n".join(_run_text(run) for run in report.runs)])
 
 
@@ -64,6 +64,9 @@ def _run_text(run: dict[str, Any]) -> str:
 
 
 def _markdown_table(report: Report, title: str, text: Callable[[CellReport], str]) -> str:
+    """Agents x budgets; empty where no cell has a text."""
+    if not any(text(cell) for cell in report.cells):
+        return ""
     hindsight = {cell.agent for cell in report.cells if not cell.ranked}
     lines = [f"| {title} | " + " | ".join(map(str, report.budgets)) + " |", "|---|" + "---:|" * len(report.budgets)]
     for agent in report.agents:

@@ -220,6 +220,8 @@ def test_a_results_page_has_tables_and_the_runs_behind_them(episodes: list[Episo
     assert "| accuracy, % | 64 | 128 |" in lines and any(line.startswith("| *golden* | 75 [") for line in lines)
     assert any(line.startswith("| good | 2.00 [") for line in lines), "loss ratio"
     assert lines[-1] == "- `kv-gym bench` (commit abcdef01 (changed), torch 2, transformers 5, 1 threads, X)"
+    generated = markdown(build_report([row for row in rows if row.mode == "generate"], [run]))
+    assert "| accuracy" in generated and "| loss ratio" not in generated, "a table without numbers is left out"
 
 
 @pytest.mark.parametrize(
