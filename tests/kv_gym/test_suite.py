@@ -10,6 +10,7 @@ from test_report import N, make_cell, make_run
 
 from kv_gym import cli
 from kv_gym.errors import ConfigError, UnknownNameError
+from kv_gym.options import build_agent
 from kv_gym.registry import env_ids
 from kv_gym.report import Report, build_report
 from kv_gym.rows import read_rows
@@ -68,7 +69,7 @@ def test_the_shipped_suite_names_what_exists() -> None:
     suite = load_suite("all")
     assert set(suite.parts.values()) <= set(env_ids())
     for text in suite.agents:
-        cli.build_agent(text)
+        build_agent(text)
 
 
 def test_a_suite_runs_once_and_writes_its_page(
