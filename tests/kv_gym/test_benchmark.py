@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,12 @@ def references(bench: Bench, n: int = 3) -> list[Reference]:
 
 
 @pytest.fixture(scope="module")
-def small(random_model: Path) -> Bench:
-    """One agent, one budget, both modes, three problems of a few decisions each: 6 rows."""
+def small(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """One agent, one budget, both modes, three problems of a few decisions each: 6 rows; references of its own."""
     options = {"model": str(random_model), "max_new_tokens": 72, "evict_every": 8}
-    return Bench(ENV, [Random()], [24], problems=3, options=options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KV_GYM_CACHE", str(tmp_path_factory.mktemp("references")))
+        yield Bench(ENV, [Random()], [24], problems=3, options=options)
 
 
 @pytest.fixture(scope="module")
