@@ -51,6 +51,8 @@ def markdown(report: Report) -> str:
         f"# Results on {report.env_id}\n\n{_sample(report)} of the {report.split} split, model `{report.model}`. 95% "
         "bootstrap intervals over problems; agents in italics are references, not ranked."
     )
+    if fewer := _fewer(report):
+        head += f" {fewer}"
     parts = [head, *(filled for title, text in tables if (filled := _markdown_table(report, title, text)))]
     return "\n\n".join([*parts, "## Runs", "\n".join(_run_text(run) for run in report.runs)])
 
@@ -92,6 +94,8 @@ def notes(report: Report) -> list[str]:
         lines.append("Bold: the best ranked agent, and those whose paired difference to it includes 0.")
     if any(not cell.ranked for cell in report.cells):
         lines.append("Below the line: references, not ranked. (hindsight) knows the future.")
+    if fewer := _fewer(report):
+        lines.append(fewer)
     left_out = {budget: len(problems) for budget, problems in sorted(report.left_out.items()) if problems}
     if left_out:
         counts = ", ".join(f"{n} at budget {budget}" for budget, n in left_out.items())
@@ -102,6 +106,18 @@ def notes(report: Report) -> list[str]:
     if len(commits) > 1:
         lines.append(f"Rows come from different commits: {', '.join(sorted(commits))}.")
     return lines
+
+
+def _fewer(report: Report) -> str:
+    """Where there are fewer problems than elsewhere: such means are of other texts. Empty if nowhere."""
+    parts = []
+    for budget in report.budgets:
+        counts = {cell.agent: cell.n_problems for cell in report.cells if cell.budget == budget}
+        most = max(counts.values())
+        if most < report.n_problems - len(report.left_out.get(budget, [])):
+            parts.append(f"{most} at budget {budget}")
+        parts += [f"{n} for {agent} at budget {budget}" for agent, n in counts.items() if n < most]
+    return f"Fewer problems: {', '.join(parts)}." if parts else ""
 
 
 def _sample(report: Report) -> str:
