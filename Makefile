@@ -50,9 +50,12 @@ suite: install
 	$(BIN)/kv-gym bench --suite all --width 64 --out leaderboards/results/domains
 	for rows in leaderboards/results/domains/*/rows.jsonl; do gzip -9 -n -c $$rows > $$rows.gz; done
 
+TRACES := $(BIN)/kv-gym bench KVEvict-Traces-v0 --agent full --agent golden --agent transfer --agent snapkv --agent rkv --agent random \
+	--set dtype=float32 --width 4 --out leaderboards/results/KVEvict-Traces-v0
+
 traces: install
-	$(BIN)/kv-gym bench KVEvict-Traces-v0 --agent full --agent golden --agent transfer --agent snapkv --agent rkv --agent random --budget 256 --budget 512 --budget 1024 --set dtype=float32 \
-		--problems 4 --width 4 --out leaderboards/results/KVEvict-Traces-v0
+	$(TRACES) --budget 512 --problems 20
+	$(TRACES) --budget 256 --budget 1024 --problems 4
 	gzip -9 -n -c leaderboards/results/KVEvict-Traces-v0/rows.jsonl > leaderboards/results/KVEvict-Traces-v0/rows.jsonl.gz
 	$(BIN)/kv-gym report leaderboards/results/KVEvict-Traces-v0 --markdown > leaderboards/results/KVEvict-Traces-v0/README.md
 
