@@ -54,5 +54,5 @@ def unknown_name(kind: str, name: object, known: Iterable[str], fix: str = "") -
 def first_complaint(error: ValidationError) -> str:
     """Where data is not as it should be and why, at most 300 characters: it may be a stranger's."""
     first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(map(str, first["loc"]))
+    place = ".".join(map(str, first["loc"]))[:100]
     return (f"{place}: {first['msg']}" if place else first["msg"])[:300]

@@ -100,7 +100,7 @@ def relative_norm(vectors: Tensor) -> Tensor:
 
 
 def heads_at_once(cosines: int, device: torch.device) -> int:
-    """Heads to compare at once, of so many cosines each: a processor's caches hold them; on a GPU, 256 MB."""
+    """Heads to compare at once, of so many cosines each: what a processor's caches hold; on a GPU, 256 MB."""
     return max(1, (1 << 17 if device.type == "cpu" else 1 << 26) // cosines)
 
 

@@ -142,7 +142,7 @@ def build_report(episodes: Sequence[EpisodeRow], runs: Iterable[RunRow], n_other
         budgets=sorted({row.budget for row in episodes}),
         n_problems=len({row.problem for row in episodes}),
         n_seeds=len({row.seed for row in episodes}),
-        left_out={budget: problems for run in runs for budget, problems in run.left_out.items()},
+        left_out=_left_out(runs),
         n_other=n_other,
         cells=_ordered(reports),
         runs=[run.model_dump(mode="json") for run in runs],
@@ -271,6 +271,15 @@ def _families(rows: Sequence[EpisodeRow]) -> dict[str, Interval | None]:
         family: proportion_interval([row.correct or 0.0 for row in rows], [row.problem for row in rows])
         for family, rows in sorted(found.items())
     }
+
+
+def _left_out(runs: Iterable[RunRow]) -> dict[int, list[str]]:
+    """Problems that any of the runs could not play, by budget."""
+    found: dict[int, set[str]] = {}
+    for run in runs:
+        for budget, problems in run.left_out.items():
+            found.setdefault(budget, set()).update(problems)
+    return {budget: sorted(problems) for budget, problems in found.items()}
 
 
 def _ordered(cells: list[CellReport]) -> list[CellReport]:

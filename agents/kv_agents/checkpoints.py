@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from kv_agents.inputs import BEFORE_ROPE
 from kv_agents.scorer import Scorer, ScorerConfig
-from kv_gym.errors import KVGymError
+from kv_gym.errors import KVGymError, first_complaint
 from kv_gym.llm.loading import FrozenLLM
 
 SHIPPED = Path(__file__).parent / "checkpoints"
@@ -107,9 +107,7 @@ def read_info(path: Path) -> CheckpointInfo:
     except FileNotFoundError as error:
         raise CheckpointError(f"{config} is missing: it says what {path.name} is. Copy both files.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{config} is not a checkpoint's description: {where}: {first['msg']}.") from error
+        raise CheckpointError(f"{config} is not a checkpoint's description: {first_complaint(error)}.") from error
 
 
 def load(path: Path) -> tuple[Scorer, CheckpointInfo]:

@@ -127,7 +127,7 @@ def _read(folder: Path) -> ReadSubmission:
     try:
         return read_submission(folder)
     except (KVGymError, ValidationError) as error:
-        reason = first_complaint(error) if isinstance(error, ValidationError) else str(error)
+        reason = f"{first_complaint(error)}." if isinstance(error, ValidationError) else str(error)
         raise RankError(f"{folder} cannot be read. {reason} `kv-gym submit check {folder}` says more.") from error
 
 

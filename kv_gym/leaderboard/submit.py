@@ -64,12 +64,14 @@ def make_heading(**said: Any) -> Heading:
     """Check what a submitter says.
 
     Raises:
-        ConfigError: Something is too long, empty or no link.
+        ConfigError: Something is too long or empty, the link is none, or the slug has other characters.
     """
     try:
         return Heading(**said)
     except ValidationError as error:
-        raise ConfigError(f"{first_complaint(error)}. Change that option of `kv-gym submit new`.") from error
+        raise ConfigError(
+            f"{first_complaint(error)}. Change --author, --title, --slug or --link of `kv-gym submit new`."
+        ) from error
 
 
 def slug_of(title: str) -> str:

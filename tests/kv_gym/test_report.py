@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +176,18 @@ def test_fewer_problems_are_told() -> None:
     rows = [make_row(i, budget=budget) for budget, n in ((64, 3), (128, 5)) for i in range(n)]
     rows += [make_row(i, "b", budget=128) for i in range(4)] + [make_row(i, "b") for i in range(3)]
     report = build_report(rows, [make_run(left_out={})])
-    said = "Fewer problems: 3 at budget 64, 4 for b at budget 128."
+    said = "Accuracy of fewer problems: 3 at budget 64, 4 for b at budget 128."
     assert said in notes(report) and said in markdown(report)
-    assert "Fewer problems: 4 for b at budget 128." in notes(replace(report, left_out={64: ["p3", "p4"]}))
-    assert not any("Fewer" in line for line in notes(build_report(rows[:3], [make_run()])))
+    other = build_report([*rows, *make_cell("c", 1)[N:]], [make_run()])  # replayed only
+    assert not any("0 for" in line for line in notes(other))
+    assert not any("fewer" in line for line in notes(build_report(rows[:3], [make_run()])))
+
+
+def test_what_any_run_left_out_is_told() -> None:
+    runs = [make_run(command=str(problems), left_out={64: problems}) for problems in (["p9"], [])]
+    report = build_report([make_row(i, run_id=run.run_id) for i, run in enumerate(runs)], runs)
+    said = "Left out, too short or too long to play: 1 at budget 64."
+    assert said in notes(report) and said in markdown(report)
 
 
 def test_tables_show_agents_by_budget(report: Report) -> None:
