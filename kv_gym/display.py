@@ -51,8 +51,10 @@ def markdown(report: Report) -> str:
         f"# Results on {report.env_id}\n\n{_sample(report)} of the {report.split} split, model `{report.model}`. 95% "
         "bootstrap intervals over problems; agents in italics are references, not ranked."
     )
-    head += "".join(f" {line}" for line in (_fewer(report), _left_out(report)) if line)
-    parts = [head, *(filled for title, text in tables if (filled := _markdown_table(report, title, text)))]
+    parts = [
+        " ".join([head, *_gaps(report)]),
+        *(filled for title, text in tables if (filled := _markdown_table(report, title, text))),
+    ]
     return "\n\n".join([*parts, "## Runs", "\n".join(_run_text(run) for run in report.runs)])
 
 
@@ -93,7 +95,7 @@ def notes(report: Report) -> list[str]:
         lines.append("Bold: the best ranked agent, and those whose paired difference to it includes 0.")
     if any(not cell.ranked for cell in report.cells):
         lines.append("Below the line: references, not ranked. (hindsight) knows the future.")
-    lines += [line for line in (_fewer(report), _left_out(report)) if line]
+    lines += _gaps(report)
     if report.n_other:
         lines.append(f"{report.n_other} rows of other settings, models or agent versions are in the file and not used.")
     commits = {str(run["git"] and run["git"]["commit"][:8]) for run in report.runs}
@@ -102,22 +104,18 @@ def notes(report: Report) -> list[str]:
     return lines
 
 
-def _fewer(report: Report) -> str:
-    """Where accuracy is of fewer problems than elsewhere: such means are of other texts. Empty if nowhere."""
-    parts = []
+def _gaps(report: Report) -> list[str]:
+    """Where accuracy is of fewer problems than elsewhere, and so of other texts; and how many cannot be played."""
+    fewer = []
     for budget in report.budgets:
-        counts = {cell.agent: cell.n_problems for cell in report.cells if cell.budget == budget if cell.n_problems}
-        most = max(counts.values(), default=0)
-        if 0 < most < report.n_problems:
-            parts.append(f"{most} at budget {budget}")
-        parts += [f"{n} for {agent} at budget {budget}" for agent, n in counts.items() if n < most]
-    return f"Accuracy of fewer problems: {', '.join(parts)}." if parts else ""
-
-
-def _left_out(report: Report) -> str:
-    """How many problems cannot be played; empty if all can."""
-    parts = [f"{len(problems)} at budget {budget}" for budget, problems in sorted(report.left_out.items()) if problems]
-    return f"Left out, too short or too long to play: {', '.join(parts)}." if parts else ""
+        counts = {cell.agent: cell.n_problems for cell in report.cells if cell.budget == budget and cell.n_problems}
+        most = max(counts.values(), default=report.n_problems)
+        if most < report.n_problems:
+            fewer.append(f"{most} at budget {budget}")
+        fewer += [f"{n} for {agent} at budget {budget}" for agent, n in counts.items() if n < most]
+    left_out = [f"{len(names)} at budget {budget}" for budget, names in sorted(report.left_out.items()) if names]
+    told = {"Accuracy of fewer problems": fewer, "Left out, too short or too long to play": left_out}
+    return [f"{what}: {', '.join(where)}." for what, where in told.items() if where]
 
 
 def _sample(report: Report) -> str:
