@@ -16,8 +16,8 @@ from kv_gym.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from kv_gym.engine.slots import SlotView
     from kv_gym.llm.loading import FrozenLLM
-    from kv_gym.slots import SlotView
 
 GROUP = "kv_gym.agents"
 ATTRIBUTES = {"needs_statistics": bool, "uses_hindsight": bool, "evicts": bool}

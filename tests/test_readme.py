@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kv_gym.agents import agent_entries
-from kv_gym.features import CONTEXT, FEATURES
+from kv_gym.engine.features import CONTEXT, FEATURES
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from kv_gym.engine.slots import SlotView
 from kv_gym.llm.loading import FrozenLLM
-from kv_gym.slots import SlotView
 
 
 class Agent(ABC):

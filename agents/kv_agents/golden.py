@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from kv_agents.base import Agent
+from kv_gym.engine.slots import Hindsight, SlotView
 from kv_gym.errors import ConfigError
-from kv_gym.slots import Hindsight, SlotView
 
 
 class Golden(Agent):
@@ -17,7 +17,7 @@ class Golden(Agent):
     No agent keeps more of that attention in one decision. It is greedy, a strong label and not a proven best reward.
 
     Source: ForesightKV, arXiv:2602.03203.
-    Differs: see `kv_gym.golden`.
+    Differs: see `kv_gym.engine.golden`.
     """
 
     name = "golden"

@@ -16,8 +16,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from kv_gym.config import EnvConfig
+from kv_gym.engine.eviction import Granularity
 from kv_gym.errors import ActionError
-from kv_gym.eviction import Granularity
 
 AXES: dict[str, str] = {"head": "[L, H_kv, S]", "layer": "[L, S]", "token": "[S]"}
 """Axes of an action, of `protected` and, with F behind them, of `slots`."""

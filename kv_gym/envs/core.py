@@ -14,15 +14,15 @@ import torch
 from gymnasium.error import ResetNeeded
 
 from kv_gym.config import EnvConfig, make_config
+from kv_gym.engine.episodes import EpisodeBatch, StepResult, is_playable
+from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.envs.actions import check_action, decision_shape, keep_scores, make_action_space
 from kv_gym.envs.observations import Observation, make_observation_space, observe, own_array
-from kv_gym.envs.rendering import DRAWN, RENDER_FPS, RENDER_MODES, HumanScreen
-from kv_gym.episodes import EpisodeBatch, StepResult, is_playable
 from kv_gym.errors import ActionError, ConfigError, unknown_name
-from kv_gym.frames import Frame, FrameMaker
 from kv_gym.llm.loading import FrozenLLM, load_llm
 from kv_gym.problems import Problem, problem_count, problem_source
-from kv_gym.reference import Reference, ReferenceStore
+from kv_gym.show.frames import Frame, FrameMaker
+from kv_gym.show.rendering import DRAWN, RENDER_FPS, RENDER_MODES, HumanScreen
 
 METADATA: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
 TERMS = ("correct", "loss_spike", "attention_spike")

@@ -12,11 +12,11 @@ from gymnasium import spaces
 from torch import Tensor
 
 from kv_gym.config import EnvConfig
+from kv_gym.engine.eviction import Granularity
+from kv_gym.engine.features import COLUMNS, CONTEXT, LIMIT, context_features, slot_features
+from kv_gym.engine.slots import SlotView
 from kv_gym.envs.actions import collapse
-from kv_gym.eviction import Granularity
-from kv_gym.features import COLUMNS, CONTEXT, LIMIT, context_features, slot_features
 from kv_gym.llm.cache import CacheShape
-from kv_gym.slots import SlotView
 
 KV_LIMIT = 65504.0
 """Keys and values are clipped to the range of float16; checkers warn about boxes without bounds."""

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from kv_gym.eviction import others
+from kv_gym.engine.eviction import others
 from kv_gym.leaderboard.files import FileRefused, unpack
 
 KINDS = (torch.uint8, torch.int16)

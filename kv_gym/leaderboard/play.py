@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kv_gym.agents import AgentLike
-from kv_gym.benchmark import AgentFailure, Episode, Progress, full_cache_record, play, plays, prepare
+from kv_gym.bench.benchmark import AgentFailure, Episode, Progress, full_cache_record, play, plays, prepare
+from kv_gym.bench.rows import sha256_of
 from kv_gym.config import EnvConfig
-from kv_gym.episodes import EpisodeRecord
+from kv_gym.engine.episodes import EpisodeRecord
+from kv_gym.engine.reference import Reference
 from kv_gym.leaderboard.protocol import Protocol, ProtocolEnv
 from kv_gym.leaderboard.submission import SubmittedEpisode, episode_key
 from kv_gym.llm.loading import FrozenLLM, load_llm
-from kv_gym.reference import Reference
-from kv_gym.rows import sha256_of
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kv_gym.bench.rows import sha256_of
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.errors import ConfigError
-from kv_gym.rows import sha256_of
 
 FILE = Path(__file__).parent / "protocol.yaml"
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
+from kv_gym.bench.intervals import Interval, proportion_interval
 from kv_gym.errors import KVGymError, first_complaint
-from kv_gym.intervals import Interval, proportion_interval
 from kv_gym.leaderboard.players import Arena, Cell, CellFacts, Player, RankError, Role
 from kv_gym.leaderboard.protocol import Protocol
 from kv_gym.leaderboard.scores import Draws, Floats, better, cell_draws, score_draws

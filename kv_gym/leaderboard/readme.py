@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from kv_gym.intervals import Interval
+from kv_gym.bench.intervals import Interval
 from kv_gym.leaderboard.protocol import Protocol
 from kv_gym.leaderboard.rank import DIVISIONS, Board, CellFacts, Standing
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest, fisher_exact
 
 from kv_gym.agents import AgentLike, load_agent, prepare_agent
-from kv_gym.benchmark import Episode, Progress, plays
+from kv_gym.bench.benchmark import Episode, Progress, plays
 from kv_gym.leaderboard.play import BoardCell, play_cell, references
 from kv_gym.leaderboard.protocol import Protocol
 from kv_gym.leaderboard.submission import ReadSubmission, SubmittedEpisode

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kv_gym.intervals import LEVEL, N_DRAWS, Interval
+from kv_gym.bench.intervals import LEVEL, N_DRAWS, Interval
 
 MIN_ROOM = 0.05  # accuracy of the full cache over random eviction, below which a cell cannot tell agents apart
 _DECIMALS = 9  # rounding of sums must not decide whether an interval includes 0

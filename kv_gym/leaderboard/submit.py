@@ -21,9 +21,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from kv_gym import provenance
 from kv_gym.agents import AgentLike, agent_source, load_agent, prepare_agent
-from kv_gym.benchmark import Progress
+from kv_gym.bench import provenance
+from kv_gym.bench.benchmark import Progress
+from kv_gym.bench.rows import sha256_of
 from kv_gym.errors import ConfigError, first_complaint
 from kv_gym.leaderboard.actions import pack_actions
 from kv_gym.leaderboard.play import BoardCell, board_cells, play_cell, reference_digest
@@ -42,7 +43,6 @@ from kv_gym.leaderboard.submission import (
     System,
     summarise,
 )
-from kv_gym.rows import sha256_of
 
 
 @dataclass(frozen=True)

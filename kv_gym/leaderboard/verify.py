@@ -23,10 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from kv_gym.benchmark import Episode, Progress
-from kv_gym.episodes import EpisodeBatch
+from kv_gym.bench.benchmark import Episode, Progress
+from kv_gym.engine.episodes import EpisodeBatch
+from kv_gym.engine.eviction import others
 from kv_gym.errors import first_complaint
-from kv_gym.eviction import others
 from kv_gym.leaderboard.actions import actions_hash, unpack_actions
 from kv_gym.leaderboard.files import FileRefused, parse_json, read_bounded
 from kv_gym.leaderboard.play import BoardCell, board_cells, reference_digest, tokens_hash

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from kv_gym.grading import Graded
+from kv_gym.problems.grading import Graded
 
 SPLIT_IDS = {"train": 0, "validation": 1, "test": 2}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kv_gym.errors import ConfigError
-from kv_gym.grading import MAX_ANSWER_CHARS
 from kv_gym.problems.base import Problem
+from kv_gym.problems.grading import MAX_ANSWER_CHARS
 
 INSTRUCTION = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
 FINAL_MARK = "####"  # GSM8K writes its answer behind this

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from kv_gym.grading import Graded
+from kv_gym.problems.grading import Graded
 from kv_gym.problems.worked import KEYS, LETTERS, MODULUS, Draft, Drawer, MadeSource
 
 OTHERS = 3

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from kv_gym.grading import Graded
 from kv_gym.problems.base import Problem, problem_rng
+from kv_gym.problems.grading import Graded
 
 MODULUS = 1000
 LETTERS = "abcdefghijklmnopqr"

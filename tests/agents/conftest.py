@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kv_gym.eviction import protected_slots
+from kv_gym.engine.eviction import protected_slots
+from kv_gym.engine.slots import Hindsight, SlotView
 from kv_gym.llm.cache import CacheShape, SlotCache
 from kv_gym.llm.loading import FrozenLLM
-from kv_gym.slots import Hindsight, SlotView
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ import torch
 from kv_agents.base import Agent
 from kv_agents.golden import Golden, GoldenSum
 
+from kv_gym.engine.slots import SlotView
 from kv_gym.errors import ConfigError
 from kv_gym.llm.cache import SlotCache
-from kv_gym.slots import SlotView
 
 
 def test_golden_by_hand(make_cache: Callable[..., SlotCache], make_view: Callable[..., SlotView]) -> None:

@@ -43,7 +43,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def kv_gym(environment: dict[str, str], *arguments: str) -> str:
-    command = [sys.executable, "-m", "kv_gym.cli", *arguments]
+    command = [sys.executable, "-m", "kv_gym.commands.main", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -19,10 +19,10 @@ from transformers.utils import logging as transformers_logging
 
 from kv_gym.agents import AgentLike, load_agent
 from kv_gym.config import EnvConfig, make_config
-from kv_gym.episodes import EpisodeBatch, is_playable
+from kv_gym.engine.episodes import EpisodeBatch, is_playable
+from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.llm.loading import FrozenLLM, load_llm
 from kv_gym.problems import problem_source
-from kv_gym.reference import Reference, ReferenceStore
 
 
 def references(llm: FrozenLLM, config: EnvConfig, width: int) -> list[Reference]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from kv_agents.base import Agent
 from kv_agents.heuristics.rkv import redundancy
 from kv_agents.heuristics.window import check_window, keep_newest, newest
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 class GKV(Agent):

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from kv_agents.base import Agent
 from kv_agents.heuristics.window import keep_newest
-from kv_gym.features import decayed_per_opportunity, per_opportunity
-from kv_gym.slots import SlotView
+from kv_gym.engine.features import decayed_per_opportunity, per_opportunity
+from kv_gym.engine.slots import SlotView
 
 
 class H2O(Agent):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kv_agents.base import Agent
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 class KeyDiff(Agent):

@@ -8,8 +8,8 @@ from torch import Tensor
 from kv_agents.base import Agent
 from kv_agents.heuristics.random import draw
 from kv_agents.heuristics.window import keep_newest
+from kv_gym.engine.slots import SlotView
 from kv_gym.llm.attention import masked_softmax
-from kv_gym.slots import SlotView
 
 
 class Keyformer(Agent):

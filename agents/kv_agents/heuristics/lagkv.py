@@ -7,8 +7,8 @@ from torch import Tensor
 
 from kv_agents.base import Agent
 from kv_agents.heuristics.window import KEPT
+from kv_gym.engine.slots import SlotView
 from kv_gym.llm.attention import masked_softmax
-from kv_gym.slots import SlotView
 
 
 class LagKV(Agent):

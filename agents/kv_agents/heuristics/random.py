@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kv_agents.base import Agent
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 class Random(Agent):

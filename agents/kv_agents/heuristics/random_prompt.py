@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from kv_agents.heuristics.random import Random
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 class RandomPrompt(Random):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from kv_agents.base import Agent
 from kv_agents.heuristics.window import attended, keep_newest
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 class Scissorhands(Agent):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from kv_agents.base import Agent
 from kv_agents.heuristics.window import check_window, keep_newest, pool_runs, window_scores
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 class SnapKV(Agent):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kv_agents.base import Agent
 from kv_agents.heuristics.window import KEPT
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 class Streaming(Agent):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from kv_agents.base import Agent
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 class TOVA(Agent):

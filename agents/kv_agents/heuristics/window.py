@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from kv_gym.engine.slots import SlotView
 from kv_gym.errors import ConfigError
 from kv_gym.llm.attention import masked_softmax
-from kv_gym.slots import SlotView
 
 KEPT = 1e9
 """Keep score of slots that a method protects by itself: finite, and above every other score."""

@@ -11,8 +11,8 @@ import torch
 from kv_agents.heuristics.window import KEPT
 from torch import Tensor
 
+from kv_gym.engine.slots import Hindsight, SlotView
 from kv_gym.llm.cache import SlotCache
-from kv_gym.slots import Hindsight, SlotView
 
 MakeCache = Callable[..., SlotCache]
 MakeView = Callable[..., SlotView]

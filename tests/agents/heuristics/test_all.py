@@ -50,8 +50,8 @@ from test_streaming import slow_streaming
 from test_tova import slow_tova
 from torch import Tensor
 
-from kv_gym.eviction import slots_to_keep
-from kv_gym.slots import Hindsight, SlotView
+from kv_gym.engine.eviction import slots_to_keep
+from kv_gym.engine.slots import Hindsight, SlotView
 
 
 def slow_golden(view: SlotView, b: int, layer: int, head: int, memory: Memory) -> list[float]:

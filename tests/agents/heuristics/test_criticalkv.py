@@ -20,7 +20,7 @@ from slots_by_hand import (
 )
 from test_snapkv import slow_snapkv
 
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 WINDOW = 4  # half of the budget of 12 holds two more slots than this window
 

@@ -11,8 +11,8 @@ from kv_agents.heuristics.window import KEPT
 from slots_by_hand import LOGIT, MakeCache, MakeView, Memory, assert_scores, hand_cache, slow_dot, slow_softmax
 from slots_by_hand import slow_positions as positions_of
 
+from kv_gym.engine.slots import SlotView
 from kv_gym.llm.cache import SlotCache
-from kv_gym.slots import SlotView
 
 FREQUENCIES = [1.0, 0.1, 0.01, 0.001]  # of Llama's RoPE at width 8: 10000 ** (-2 i / 8); channel i turns with i + 4
 

@@ -21,7 +21,7 @@ from slots_by_hand import (
 )
 from test_rkv import KEYS, REDUNDANCY
 
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 def slow_gkv(view: SlotView, b: int, layer: int, head: int, memory: Memory) -> list[float]:

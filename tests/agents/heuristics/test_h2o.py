@@ -17,7 +17,7 @@ from slots_by_hand import (
     total_of,
 )
 
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 def slow_h2o(view: SlotView, b: int, layer: int, head: int, memory: Memory) -> list[float]:

@@ -26,8 +26,8 @@ from slots_by_hand import (
 )
 from torch import Tensor
 
+from kv_gym.engine.slots import SlotView
 from kv_gym.llm.cache import SlotCache
-from kv_gym.slots import SlotView
 
 
 def slow_keyformer(view: SlotView, b: int, layer: int, head: int, memory: Memory) -> list[float]:

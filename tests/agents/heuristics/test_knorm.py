@@ -6,7 +6,7 @@ import torch
 from kv_agents.heuristics.knorm import KNorm
 from slots_by_hand import MakeCache, MakeView, Memory, assert_scores, hand_cache, slow_dot
 
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 def slow_knorm(view: SlotView, b: int, layer: int, head: int, memory: Memory) -> list[float]:

@@ -9,7 +9,7 @@ from kv_agents.heuristics.lagkv import LagKV, lag_scores
 from kv_agents.heuristics.window import KEPT
 from slots_by_hand import MakeCache, MakeView, Memory, assert_scores, hand_cache, slow_positions, slow_softmax
 
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 # Two channels against a range of 0 to 2 and 0 to 4: z = (0, 1), (0.5, 0.5), (1.5, 0), with standard deviations
 STATES = [[0.0, 4.0], [1.0, 2.0], [3.0, 0.0]]

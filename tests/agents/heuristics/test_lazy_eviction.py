@@ -22,7 +22,7 @@ from slots_by_hand import (
     slow_seen,
 )
 
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 def slow_lazy_eviction(view: SlotView, b: int, layer: int, head: int, memory: Memory) -> list[float]:

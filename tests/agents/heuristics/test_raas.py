@@ -21,8 +21,8 @@ from slots_by_hand import (
     slow_seen,
 )
 
+from kv_gym.engine.slots import SlotView
 from kv_gym.llm.cache import SlotCache
-from kv_gym.slots import SlotView
 
 
 def slow_raas(view: SlotView, b: int, layer: int, head: int, memory: Memory) -> list[float]:

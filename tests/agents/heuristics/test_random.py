@@ -7,7 +7,7 @@ import torch
 from kv_agents.heuristics.random import Random
 from slots_by_hand import MakeCache, MakeView, Memory, assert_scores, hand_cache, slow_draws
 
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 def slow_random(view: SlotView, b: int, layer: int, head: int, memory: Memory) -> list[float]:

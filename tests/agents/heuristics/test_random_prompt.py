@@ -7,7 +7,7 @@ from kv_agents.heuristics.random_prompt import RandomPrompt
 from slots_by_hand import MakeCache, MakeView, Memory, assert_scores, hand_cache, slow_positions
 from test_random import slow_random
 
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 def slow_random_prompt(view: SlotView, b: int, layer: int, head: int, memory: Memory) -> list[float]:

@@ -22,7 +22,7 @@ from slots_by_hand import (
     slow_window,
 )
 
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 KEYS = torch.tensor([[1.0, 0, 0], [2, 0, 0], [0, 3, 0], [0.6, 0.8, 0], [0.3, 0, math.sqrt(0.91)]])
 # Cosines with zero diagonal; in brackets the newest above 0.5 of each row, which is forgiven. The last row has none.

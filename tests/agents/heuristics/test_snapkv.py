@@ -16,7 +16,7 @@ from slots_by_hand import (
     snapkv_cache,
 )
 
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 def slow_snapkv(view: SlotView, b: int, layer: int, head: int, memory: Memory, n_obs: int = 8) -> list[float]:

@@ -6,7 +6,7 @@ from kv_agents.heuristics.streaming import Streaming
 from kv_agents.heuristics.window import KEPT
 from slots_by_hand import MakeCache, MakeView, Memory, assert_scores, hand_cache, slow_positions
 
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 def slow_streaming(view: SlotView, b: int, layer: int, head: int, memory: Memory) -> list[float]:

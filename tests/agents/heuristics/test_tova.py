@@ -6,7 +6,7 @@ import torch
 from kv_agents.heuristics.tova import TOVA
 from slots_by_hand import LOGIT, MakeCache, MakeView, Memory, assert_scores, hand_cache, slow_attention
 
-from kv_gym.slots import SlotView
+from kv_gym.engine.slots import SlotView
 
 
 def slow_tova(view: SlotView, b: int, layer: int, head: int, memory: Memory) -> list[float]:

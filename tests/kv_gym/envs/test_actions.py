@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from kv_gym.config import EnvConfig, make_config
+from kv_gym.engine.eviction import Granularity, slots_to_keep
 from kv_gym.envs.actions import check_action, collapse, decision_shape, keep_scores, make_action_space, spread
 from kv_gym.errors import ActionError
-from kv_gym.eviction import Granularity, slots_to_keep
 
 LAYERS, HEADS, SLOTS = 2, 3, 6
 

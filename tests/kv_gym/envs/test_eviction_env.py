@@ -21,8 +21,8 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.logger import configure
 
 import kv_gym  # noqa: F401
+from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.envs.eviction_env import KVEvictEnv
-from kv_gym.episodes import EpisodeBatch
 from kv_gym.errors import ActionError, BudgetError, ConfigError, ReferenceFileError, ScoreError, UnknownNameError
 from kv_gym.registry import env_ids
 
@@ -241,7 +241,7 @@ def test_action_masks_are_the_unprotected_slots() -> None:
 
 @pytest.mark.parametrize("score", [1.0, 0.5])
 def test_success_and_reward_come_at_the_end(score: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kv_gym.episodes.grade", lambda text, answer, graded: score)
+    monkeypatch.setattr("kv_gym.engine.episodes.grade", lambda text, answer, graded: score)
     env = make(w_correct=3.0, w_loss=0.5, w_attention=0.25)
     *before, last = finish(env)
     assert [step[4]["is_success"] for step in before] == [False] * len(before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from made import ENV, OTHER, board, protocol, submission
+from made_submissions import ENV, OTHER, board, protocol, submission
 
 from kv_gym.leaderboard.readme import escaped, readme
 

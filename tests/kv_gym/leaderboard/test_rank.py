@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from made import ENV, OTHER, protocol, submission
-from made import board as ranked
+from made_submissions import ENV, OTHER, protocol, submission
+from made_submissions import board as ranked
 
 from kv_gym.leaderboard.players import RankError
 from kv_gym.leaderboard.rank import Board, Standing, read_submissions

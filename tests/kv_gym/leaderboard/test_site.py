@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 import pytest
-from made import ENV, OTHER, board, protocol, submission
+from made_submissions import ENV, OTHER, board, protocol, submission
 
 from kv_gym.leaderboard.site import embedded, page
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from browser import open_browser, prefer, resize, why_not
-from made import ENV, OTHER, board, protocol, submission
+from made_submissions import ENV, OTHER, board, protocol, submission
 
 from kv_gym.leaderboard.site import page
 

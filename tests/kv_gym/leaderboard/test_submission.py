@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from kv_gym import cli
-from kv_gym.benchmark import Silent
+from kv_gym.bench.benchmark import Silent
+from kv_gym.commands import main as cli
 from kv_gym.errors import ConfigError
 from kv_gym.leaderboard.actions import actions_hash, pack_actions, unpack_actions
 from kv_gym.leaderboard.files import FileRefused, parse_json, read_bounded, unpack

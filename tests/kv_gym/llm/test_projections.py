@@ -7,12 +7,12 @@ import torch
 from families import EVERY, FAMILIES, SIZES, SLOTS, N, evicting_run, plain_model, span
 from transformers import AutoModelForCausalLM, Phi3Config, Qwen3Config
 
+from kv_gym.engine.slots import SlotView
 from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.attention import unrotate, unrotation
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.loading import FrozenLLM
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
-from kv_gym.slots import SlotView
 
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 PARTIAL = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}

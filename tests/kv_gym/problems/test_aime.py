@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from kv_gym.errors import UnknownNameError
-from kv_gym.grading import is_correct
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
 from kv_gym.problems import problem_source
 from kv_gym.problems.aime import FAMILIES
+from kv_gym.problems.grading import is_correct
 from kv_gym.problems.worked import worked_line
 
 SOURCE = problem_source("aime")

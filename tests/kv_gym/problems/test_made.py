@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from kv_gym.grading import grade, is_correct
 from kv_gym.problems import Problem, problem_source
+from kv_gym.problems.grading import grade, is_correct
 from kv_gym.problems.worked import worked_line
 
 NAMES = ["retrieval", "code", "summary"]

@@ -13,8 +13,8 @@ import pytest
 
 from kv_gym.config import make_config
 from kv_gym.errors import ConfigError, UnknownNameError
-from kv_gym.grading import same_answer
 from kv_gym.problems import problem_count, problem_source
+from kv_gym.problems.grading import same_answer
 from kv_gym.problems.recorded import HUB_SETS, INSTRUCTION, HubSet, RecordedSource, math_rollouts, read_file, read_hub
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"

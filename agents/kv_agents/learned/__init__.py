@@ -1,0 +1,1 @@
+"""Scorers that were trained, their weights, and the agents that use them."""

@@ -1,0 +1,153 @@
+"""Trained scorers on disk: NAME.safetensors with the weights, NAME.json with what they were trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from kv_agents.learned.inputs import BEFORE_ROPE
+from kv_agents.learned.scorer import Scorer, ScorerConfig
+from kv_gym.errors import KVGymError, first_complaint
+from kv_gym.llm.loading import FrozenLLM
+
+SHIPPED = Path(__file__).parents[1] / "checkpoints"
+
+
+class CheckpointError(KVGymError, ValueError):
+    """A checkpoint is missing, damaged, or made for another model."""
+
+
+class CheckpointInfo(BaseModel):
+    """What the JSON beside the weights says.
+
+    Attributes:
+        method: How it was trained: `distill`, `grpo`, `ppo` or `kvp`.
+        scorer: Form of the scorer (`ScorerConfig`).
+        model, model_fingerprint: The frozen LLM it was trained on.
+        env_id: The environment.
+        families: Problem families it saw; empty means all.
+        budgets, evict_every: What it was trained at, slots.
+        seed: Of the training.
+        start: Checkpoint that training began from, "" for none.
+        command: What made it.
+        recipe: Every knob of the training.
+        curve: Training and validation numbers, in order.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    method: Literal["distill", "grpo", "ppo", "kvp"]
+    scorer: ScorerConfig
+    model: str
+    model_fingerprint: str
+    env_id: str
+    families: tuple[str, ...] = ()
+    budgets: tuple[int, ...]
+    evict_every: int
+    seed: int
+    start: str = ""
+    command: str
+    recipe: dict[str, Any]
+    curve: list[dict[str, Any]]
+
+    def check_model(self, llm: FrozenLLM, name: str) -> None:
+        """Refuse a model that the scorer was not made for; one that all heads share fits any model.
+
+        Raises:
+            CheckpointError: It is another model.
+            UnsupportedModelError: An input undoes RoPE, and this model's cannot be undone.
+        """
+        if not self.scorer.shared and llm.fingerprint != self.model_fingerprint:
+            raise CheckpointError(
+                f"checkpoint {name!r} was trained on model {self.model!r} (fingerprint {self.model_fingerprint[:12]}), "
+                f"this one is {llm.name!r} ({llm.fingerprint[:12]}): its MLPs belong to the heads of the other. Train "
+                "one for this model (`kv-gym train distill`), or use 'transfer', which fits any."
+            )
+        if BEFORE_ROPE & set(self.scorer.inputs):
+            llm.check_rotary()
+
+
+def find(name_or_path: str) -> Path:
+    """Return the path of the weights.
+
+    Raises:
+        CheckpointError: There is none; says which are shipped.
+    """
+    for path in (Path(name_or_path), SHIPPED / f"{name_or_path}.safetensors"):
+        if path.suffix == ".safetensors" and path.is_file():
+            return path
+    raise CheckpointError(
+        f"checkpoint {name_or_path!r} is neither a .safetensors file nor shipped. Shipped: {', '.join(shipped())}. "
+        "Train one with `kv-gym train`."
+    )
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints that come with the package."""
+    return sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.safetensors"))
+
+
+def read_info(path: Path) -> CheckpointInfo:
+    """Read the JSON beside the weights at `path`.
+
+    Raises:
+        CheckpointError: It is missing or not of this format.
+    """
+    config = path.with_suffix(".json")
+    try:
+        return CheckpointInfo.model_validate_json(config.read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{config} is missing: it says what {path.name} is. Copy both files.") from error
+    except ValidationError as error:
+        raise CheckpointError(f"{config} is not a checkpoint's description: {first_complaint(error)}.") from error
+
+
+def load(path: Path) -> tuple[Scorer, CheckpointInfo]:
+    """Load a scorer.
+
+    Raises:
+        CheckpointError: A file is missing, damaged, or does not fit the other.
+    """
+    info = read_info(path)
+    scorer = Scorer(info.scorer)
+    try:
+        scorer.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise CheckpointError(f"{path} does not hold the weights that its JSON describes: {error}") from error
+    return scorer.requires_grad_(False).eval(), info
+
+
+def save(scorer: Scorer, info: CheckpointInfo, path: Path) -> None:
+    """Write both files beside `path` and rename them into place, the weights last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config = path.with_suffix(".json")
+    temporary, draft = path.with_suffix(".tmp"), config.with_suffix(".json.tmp")
+    draft.write_text(info.model_dump_json(indent=1) + "\n")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in scorer.state_dict().items()}, temporary)
+    os.replace(draft, config)
+    os.replace(temporary, path)
+
+
+def digest(path: Path) -> str:
+    """First 16 hex digits of the hash of the weights."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def describe(info: CheckpointInfo) -> str:
+    """One line about what a scorer was trained on."""
+    return (
+        f"{info.method} on {info.env_id} ({_listed(info.families) or 'all families'}), model {info.model}, "
+        f"budgets {_listed(info.budgets)}, seed {info.seed}" + (f", from {info.start}" if info.start else "")
+    )
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))

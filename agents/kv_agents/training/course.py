@@ -1,0 +1,172 @@
+"""What all trainings share: problems and references, resumable state, a log of numbers, the finished checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kv_agents.learned.checkpoints import CheckpointInfo
+from kv_agents.learned.scorer import Scorer
+from kv_gym.bench import provenance
+from kv_gym.bench.display import progress_bar
+from kv_gym.config import EnvConfig, make_config
+from kv_gym.engine.episodes import EpisodeBatch, is_playable
+from kv_gym.engine.reference import Reference, ReferenceStore
+from kv_gym.errors import ConfigError
+from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.problems import list_problems
+
+STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
+
+
+class Course:
+    """The problems of one training: references of a split, per budget.
+
+    Args:
+        env_id: The environment.
+        options: Settings on top of its page, such as `model`.
+        families: Problem families to learn from; empty means all.
+        n_train: First problems of the train split.
+        n_validation: First problems of the validation split.
+    """
+
+    def __init__(
+        self, env_id: str, options: dict[str, Any], families: Sequence[str], n_train: int, n_validation: int
+    ) -> None:
+        self.env_id, self.options, self.families = env_id, options, tuple(families)
+        config = make_config(env_id, **options)
+        self.llm: FrozenLLM = load_llm(config.model, config.revision, config.dtype, config.device)
+        self.train = self._references(config, "train", n_train, self.families)
+        self.validation = self._references(config, "validation", n_validation, ())
+
+    def _references(self, config: EnvConfig, split: str, n: int, families: Sequence[str]) -> list[Reference]:
+        problems = list_problems(config.model_copy(update={"split": split, "n_problems": n}))
+        chosen = [problem for problem in problems if not families or problem.family in families]
+        if not chosen:
+            known = sorted({problem.family for problem in problems})
+            raise ConfigError(f"no problem of families {list(families)} among the first {n}. Known: {known}.")
+        with progress_bar("full-cache references") as bar:
+            task = bar.add_task("", total=len(chosen))
+            store = ReferenceStore(self.llm, config)
+            return store.get(chosen, progress=lambda done: bar.advance(task, done))
+
+    def config(self, budget: int, mode: str, shadow: bool = False) -> EnvConfig:
+        """Settings at one budget."""
+        return make_config(self.env_id, **{**self.options, "budget": budget, "mode": mode, "shadow": shadow})
+
+    def describe(self, scorer: Scorer, recipe: Any, curve: list[dict[str, Any]], **facts: Any) -> CheckpointInfo:
+        """What a checkpoint says of its training: where, how and on which model; `facts` are the method's own."""
+        return CheckpointInfo(
+            scorer=scorer.config,
+            model=self.llm.name,
+            model_fingerprint=self.llm.fingerprint,
+            env_id=self.env_id,
+            budgets=recipe.budgets,
+            seed=recipe.seed,
+            command=provenance.command(),
+            recipe=asdict(recipe),
+            curve=curve,
+            **facts,
+        )
+
+    def playable(self, references: Sequence[Reference], config: EnvConfig) -> list[Reference]:
+        """Those that can be played and whose reference is right: a wrong text teaches nothing worth keeping."""
+        found = [r for r in references if r.correct == 1 and is_playable(r, config)]
+        if not found:
+            raise ConfigError(f"no problem has a right reference that is long enough for budget={config.budget}.")
+        return found
+
+
+@torch.no_grad()
+def mean_return(
+    course: Course, budget: int, mode: str, settings: dict[str, Any], references: Sequence[Reference], scorer: Scorer
+) -> tuple[Tensor, float]:
+    """Play references side by side with a scorer, without noise.
+
+    Args:
+        course: Gives model and environment.
+        budget: Slots.
+        mode: `replay` or `generate`.
+        settings: Of the environment, such as the weights of the reward.
+        references: What to play; those that cannot be played are left out.
+        scorer: Ranks the slots.
+
+    Returns:
+        (return of each [N], mean score of the answers).
+    """
+    config = course.config(budget, mode).model_copy(update=settings)
+    playable = course.playable(references, config)
+    batch = EpisodeBatch(course.llm, config, len(playable), statistics=True)
+    batch.reset(range(batch.n), playable, [0] * batch.n)
+    total = torch.zeros(batch.n, device=batch.length.device)
+    while batch.active.any():
+        total += batch.step(scorer.score(batch.slots())).reward
+    return total, float(batch.correct.mean())
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of everything an optimizer steps."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+class Log:
+    """Numbers of a training, one JSON object a line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOG_FILE
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a line."""
+        with open(self.path, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Everything so far."""
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
+    def keep_until(self, step: int) -> None:
+        """Forget what came after `step`: a resumed run makes it again."""
+        rows = [row for row in self.rows() if row["step"] <= step]
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def save_state(folder: Path, recipe: Any, state: dict[str, Any]) -> None:
+    """Write the state of a training and rename it into place."""
+    torch.save({"recipe": asdict(recipe), **state}, folder / "state.tmp")
+    os.replace(folder / "state.tmp", folder / STATE_FILE)
+
+
+def load_state(folder: Path, recipe: Any) -> dict[str, Any] | None:
+    """Read the state of an interrupted training; None when there is none.
+
+    Raises:
+        ConfigError: It belongs to another recipe.
+    """
+    path = folder / STATE_FILE
+    if not path.exists():
+        return None
+    state = torch.load(path, weights_only=True)
+    if state["recipe"] != asdict(recipe):
+        different = [k for k, v in asdict(recipe).items() if state["recipe"].get(k) != v]
+        raise ConfigError(
+            f"{path} was made with other settings ({', '.join(different)}). Delete it, or use another --work."
+        )
+    return state
+
+
+def steps_with_bar(text: str, first: int, last: int) -> Iterator[tuple[int, Any]]:
+    """Yield (step, describe) from `first` to `last` - 1 with a bar; `describe(text)` says how it goes."""
+    with progress_bar(text) as bar:
+        task = bar.add_task("", total=last, completed=first)
+        for step in range(first, last):
+            yield step, lambda words: bar.update(task, description=words)
+            bar.advance(task)

@@ -1,0 +1,322 @@
+"""Tune a scorer on the environment's reward: ``kv-gym train grpo``.
+
+A group of rollouts of one problem differs only in what its Plackett-Luce policy drew; what the group gained more than
+its mean is each rollout's advantage.
+
+Source: ForesightKV, arXiv:2602.03203, RL stage, which follows GRPO (arXiv:2402.03300). Differs: groups live in one
+batch, not on as many GPUs; the log-probability of a draw is exact (`kv_agents.learned.policy`); several minibatch
+steps, so that clipping acts; groups without variance are skipped, not blown up; advantages per decision from the reward
+that follows it, or one per episode as in the paper (`credit`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kv_agents.learned import checkpoints
+from kv_agents.learned.inputs import read_inputs
+from kv_agents.learned.policy import order_log_prob, sample, scores_of
+from kv_agents.learned.scorer import Scorer
+from kv_agents.training.course import Course, Log, load_state, mean_return, save_state, set_rate, steps_with_bar
+from kv_gym.engine.episodes import EpisodeBatch
+from kv_gym.errors import ConfigError
+
+VALIDATE_EVERY = 20  # iterations
+SAVE_EVERY = 5  # iterations
+NO_SPREAD = 1e-6  # a group whose returns differ by less teaches nothing
+
+
+@dataclass
+class GRPORecipe:
+    """Every knob of the tuning.
+
+    Attributes:
+        start: Checkpoint to begin from, and to stay close to.
+        mode: `replay` (dense losses) or `generate` (the answer counts).
+        budgets: Slots, taken in turn, one an iteration.
+        families: Problem families; empty means all.
+        iterations: Batches of rollouts.
+        problems: Groups a batch.
+        group: Rollouts a group.
+        credit: `decision`: advantage from the rewards after each decision. `episode`: one for all, from their sum.
+        gamma: Discount per decision of the rewards after it.
+        w_loss, w_attention, w_correct: Weights of the reward's terms.
+        temperature: Of the policy, in units of the scores' spread over a pool at the start.
+        minibatches: Optimizer steps a batch.
+        clip: Largest change of a draw's probability ratio that is rewarded.
+        kl: Weight of the divergence from the start.
+        lr: Peak learning rate of Adam; falls linearly to zero.
+        n_train, n_validation: Problems.
+        seed: Of draws and order.
+    """
+
+    start: str = "foresight"
+    mode: Literal["replay", "generate"] = "replay"
+    budgets: tuple[int, ...] = (48, 64, 96)
+    families: tuple[str, ...] = ()
+    iterations: int = 450
+    problems: int = 8
+    group: int = 8
+    credit: Literal["decision", "episode"] = "decision"
+    gamma: float = 0.95
+    w_loss: float = 0.02
+    w_attention: float = 0.0
+    w_correct: float = 0.0
+    temperature: float = 0.15
+    minibatches: int = 8
+    clip: float = 0.2
+    kl: float = 0.005
+    lr: float = 3e-4
+    n_train: int = 1024
+    n_validation: int = 32
+    seed: int = 0
+
+
+@dataclass
+class Rollouts:
+    """What a batch of rollouts stored, a row for each decision of each rollout.
+
+    Attributes:
+        inputs: Of the pool's slots, drawn ones first and in order, [R, L, H_kv, P, F].
+        log_prob: Of the draw when it was made, nats, [R, L, H_kv].
+        advantage: [R].
+    """
+
+    inputs: Tensor
+    log_prob: Tensor
+    advantage: Tensor
+
+
+def group_advantages(
+    rewards: Tensor, running: Tensor, group: int, credit: Literal["decision", "episode"], gamma: float
+) -> tuple[Tensor, Tensor]:
+    """Compare each rollout with its group.
+
+    Args:
+        rewards: Per decision, [T, N]; the rollouts of a problem are neighbours.
+        running: Which decisions were made, [T, N] bool.
+        group: Rollouts a problem; N is a multiple.
+        credit: `decision`: compare the discounted rewards after each decision. `episode`: compare their plain sums.
+        gamma: Discount per decision.
+
+    Returns:
+        (advantages [T, N], which teach something [T, N] bool: made, in a group whose returns differ). The advantage is
+        the return minus the group's mean, over the group's standard deviation of whole-episode returns.
+    """
+    rewards = torch.where(running, rewards, 0.0)
+    total = rewards.sum(0)
+    if credit == "episode":
+        returns = total.expand_as(rewards)
+    else:
+        returns = torch.zeros_like(rewards)
+        coming = torch.zeros_like(total)
+        for step in reversed(range(len(rewards))):
+            coming = rewards[step] + gamma * coming
+            returns[step] = coming
+    grouped = returns.unflatten(1, (-1, group))  # [T, problems, group]
+    spread = grouped.std(-1, keepdim=True, correction=0).amax(0, keepdim=True)
+    differs = (spread > NO_SPREAD).expand_as(grouped).flatten(1)
+    advantage = ((grouped - grouped.mean(-1, keepdim=True)) / spread.clamp_min(NO_SPREAD)).flatten(1)
+    return advantage, running & differs
+
+
+def policy_loss(new: Tensor, old: Tensor, start: Tensor, advantage: Tensor, clip: float, kl: float) -> Tensor:
+    """The clipped surrogate of PPO with a penalty on the divergence from the start, mean over draws.
+
+    Args:
+        new: Log-probabilities under the policy that learns, [R, L, H_kv].
+        old: Under the one that drew.
+        start: Under the one that training began from.
+        advantage: [R].
+        clip: Range of the ratio.
+        kl: Weight of the divergence, estimated as exp(d) - d - 1 with d = start - new (never negative).
+    """
+    ratio, gain = (new - old).exp(), advantage[:, None, None]
+    surrogate = torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain)
+    gap = start - new
+    return (-surrogate + kl * (gap.exp() - gap - 1)).mean()
+
+
+class Tuner:
+    """Tunes one scorer.
+
+    Args:
+        course: Problems.
+        recipe: Knobs.
+        work: Folder of state and log; a run resumes from it.
+    """
+
+    def __init__(self, course: Course, recipe: GRPORecipe, work: Path) -> None:
+        self.course, self.recipe, self.work = course, recipe, work
+        self.log = Log(work)
+        path = checkpoints.find(recipe.start)
+        self.start, self.start_info = checkpoints.load(path)
+        self.start_info.check_model(course.llm, path.stem)
+        self.scorer = Scorer(self.start_info.scorer)
+        self.scorer.load_state_dict(self.start.state_dict())
+        for module in (self.scorer, self.start):
+            module.to(course.llm.shape.device)
+        self.scale = 0.0
+        self.evict_every = course.config(recipe.budgets[0], recipe.mode).evict_every
+        self.optimizer = torch.optim.Adam(self.scorer.parameters(), lr=recipe.lr)
+        self.iteration = 0
+
+    def resume(self) -> None:
+        """Go on from the saved state, if there is one."""
+        state = load_state(self.work, self.recipe)
+        if state is None:
+            return
+        self.scorer.load_state_dict(state["scorer"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.iteration, self.scale = state["iteration"], state["scale"]
+        self.log.keep_until(self.iteration)
+
+    def save(self) -> None:
+        """Write the state."""
+        save_state(self.work, self.recipe, {
+            "iteration": self.iteration, "scorer": self.scorer.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "scale": self.scale,
+        })  # fmt: skip
+
+    def run(self) -> None:
+        """Tune to the last iteration."""
+        started, sums = time.time(), list[dict[str, float]]()
+        if self.iteration == 0:
+            self._validate(0, {}, started)
+        for number, describe in steps_with_bar("iterations", self.iteration, self.recipe.iterations):
+            generator = torch.Generator().manual_seed(_seed(self.recipe.seed, number))
+            rollouts, numbers = self._roll(number, generator)
+            sums.append(numbers | self._learn(rollouts, generator))
+            self.iteration = number + 1
+            if self.iteration % VALIDATE_EVERY == 0 or self.iteration == self.recipe.iterations:
+                means = {name: round(float(np.mean([row[name] for row in sums])), 5) for name in sums[0]}
+                score = self._validate(self.iteration, means, started)
+                sums = []
+                describe(f"validation {score:.4f}")
+            if self.iteration % SAVE_EVERY == 0 or self.iteration == self.recipe.iterations:
+                self.save()
+
+    def _weights(self) -> dict[str, Any]:
+        recipe = self.recipe
+        shadow = recipe.w_attention > 0 or (recipe.mode == "generate" and recipe.w_loss > 0)
+        weights = {"w_loss": recipe.w_loss, "w_attention": recipe.w_attention, "w_correct": recipe.w_correct}
+        return {"shadow": shadow, **weights}
+
+    @torch.no_grad()
+    def _roll(self, number: int, generator: torch.Generator) -> tuple[Rollouts, dict[str, float]]:
+        """Play one batch of groups under the current policy."""
+        recipe, course = self.recipe, self.course
+        config = course.config(recipe.budgets[number % len(recipe.budgets)], recipe.mode)
+        batch = EpisodeBatch(course.llm, config.model_copy(update=self._weights()), recipe.problems * recipe.group)
+        references = course.playable(course.train, config)
+        chosen = np.random.default_rng([recipe.seed, number, 1]).choice(len(references), recipe.problems, replace=False)
+        batch.reset(range(batch.n), [references[i] for i in chosen for _ in range(recipe.group)], [0] * batch.n)
+        inputs, log_probs, rewards, running = [], [], [], []
+        while batch.active.any():
+            view = batch.slots()
+            read = read_inputs(view, self.scorer.config.inputs)
+            scores = self._standard(self.scorer(read), view.protected)
+            uniform = torch.rand(scores.shape, generator=generator).to(scores.device)
+            draw = sample(scores, view, uniform, recipe.temperature)
+            pool = draw.slots[..., None].expand(*draw.slots.shape, read.shape[-1])
+            inputs.append(read.gather(3, pool))
+            log_probs.append(draw.log_prob)
+            running.append(batch.active.clone())
+            rewards.append(batch.step(scores_of(draw, scores)).reward)
+            if recipe.mode == "replay" and recipe.w_correct == 0:
+                batch.drop_answers()
+        made = torch.stack(running)
+        gains = torch.stack(rewards).float()
+        advantage, teaches = group_advantages(gains, made, recipe.group, recipe.credit, recipe.gamma)
+        rollouts = Rollouts(torch.stack(inputs)[teaches], torch.stack(log_probs)[teaches], advantage[teaches])
+        total = torch.where(made, gains, 0).sum(0)
+        return rollouts, {
+            "return": float(total.mean()), "correct": float(batch.correct.mean()),
+            "teaching": float(teaches.float().sum() / made.sum()),
+        }  # fmt: skip
+
+    def _standard(self, scores: Tensor, protected: Tensor) -> Tensor:
+        """Scores in units of their spread over unprotected slots, measured once: temperature has a meaning then."""
+        if self.scale == 0.0:
+            spread = scores.masked_fill(protected, torch.nan)
+            centred = spread - spread.nanmean(-1, keepdim=True)
+            self.scale = float(centred.square().nanmean().sqrt())
+        return scores / self.scale
+
+    def _log_prob(self, scorer: Scorer, inputs: Tensor) -> Tensor:
+        """Log-probability of stored draws, [R, L, H_kv]."""
+        logits = -scorer(inputs) / self.scale / self.recipe.temperature
+        return order_log_prob(logits, self.evict_every)
+
+    def _learn(self, rollouts: Rollouts, generator: torch.Generator) -> dict[str, float]:
+        """Take the minibatch steps."""
+        if not len(rollouts.advantage):
+            return {"loss": 0.0, "divergence": 0.0, "clipped": 0.0}
+        with torch.no_grad():
+            start = self._log_prob(self.start, rollouts.inputs)
+        losses, gaps, clipped = [], [], []
+        set_rate(self.optimizer, self.recipe.lr * (1 - self.iteration / self.recipe.iterations))
+        order = torch.randperm(len(rollouts.advantage), generator=generator).to(rollouts.advantage.device)
+        for part in order.tensor_split(min(self.recipe.minibatches, len(order))):
+            new = self._log_prob(self.scorer, rollouts.inputs[part])
+            old = rollouts.log_prob[part]
+            loss = policy_loss(new, old, start[part], rollouts.advantage[part], self.recipe.clip, self.recipe.kl)
+            if not loss.isfinite():
+                raise ConfigError(
+                    f"iteration {self.iteration}: the loss is {float(loss.detach())}. Either the policy left its "
+                    f"start too far behind, or an input is out of all range. Use a lower lr than {self.recipe.lr} or "
+                    f"a higher kl than {self.recipe.kl}, and another --work."
+                )
+            self.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), 1.0)
+            self.optimizer.step()
+            losses.append(float(loss.detach()))
+            gaps.append(float((new - start[part]).detach().abs().mean()))
+            clipped.append(float(((new - old).exp() - 1).abs().gt(self.recipe.clip).float().mean()))
+        return {"loss": float(np.mean(losses)), "divergence": gaps[-1], "clipped": clipped[-1]}
+
+    @torch.no_grad()
+    def _validate(self, step: int, means: dict[str, float], started: float) -> float:
+        """Mean return of the deterministic policy on the validation problems.
+
+        For the curve alone. Returns have heavy tails, and the best of many noisy means would be a lucky one: the last
+        scorer is what is saved.
+        """
+        row: dict[str, Any] = {"step": step, **means}
+        returns = []
+        for budget in self.recipe.budgets:
+            values, correct = mean_return(
+                self.course, budget, self.recipe.mode, self._weights(), self.course.validation, self.scorer
+            )
+            total = float(values.mean())
+            row[f"validation_return_{budget}"], row[f"validation_correct_{budget}"] = round(total, 5), round(correct, 4)
+            returns.append(total)
+        score = float(np.mean(returns))
+        self.log.add(row | {"validation_return": round(score, 5), "seconds": round(time.time() - started)})
+        return score
+
+    def finish(self, path: Path) -> None:
+        """Write the checkpoint."""
+        recipe = self.recipe
+        info = self.course.describe(
+            self.scorer,
+            recipe,
+            self.log.rows(),
+            method="grpo",
+            families=recipe.families or self.start_info.families,
+            evict_every=self.evict_every,
+            start=recipe.start,
+        )
+        checkpoints.save(self.scorer, info, path)
+
+
+def _seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])

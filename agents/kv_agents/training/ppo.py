@@ -1,0 +1,224 @@
+"""PPO and MaskablePPO by stable-baselines3: ``kv-gym train ppo``.
+
+The environment is played as any RL researcher would play it, through its observations. The trained actor is exported as
+a checkpoint, so that it is an agent like any other.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecMonitor
+
+from kv_agents.learned import checkpoints
+from kv_agents.learned.scorer import Scorer
+from kv_agents.training.course import Course, Log, load_state, mean_return, save_state
+from kv_agents.training.sb3 import SlotPolicy, SlotVecEnv
+from kv_gym.bench.display import progress_bar
+from kv_gym.config import make_config
+from kv_gym.envs.vector_env import KVEvictVectorEnv
+
+
+@dataclass
+class PPORecipe:
+    """Every knob of the training.
+
+    Attributes:
+        action: `scores` (Gaussian keep scores, PPO) or `slot` (one slot a token, MaskablePPO, needs sb3-contrib).
+        mode: `replay` (dense losses) or `generate` (the answer counts).
+        budgets: Slots; one value.
+        granularity: What shares a decision, for `scores`.
+        families: Must be empty: the environment draws from all.
+        steps: Environment steps, all rows together.
+        width: Episodes side by side.
+        horizon: Steps of each row between two updates.
+        batch: Minibatch, steps.
+        epochs: Passes over what was collected.
+        lr: Learning rate of Adam.
+        gamma: Discount per step.
+        gae_lambda: Of the advantage estimate.
+        target_kl: An update stops when the policy has moved so far.
+        noise: Standard deviation of the scores at the start.
+        hidden: Width of the scorer.
+        w_loss, w_attention, w_correct: Weights of the reward's terms.
+        evaluate_every: Steps between two evaluations on validation problems.
+        n_train, n_validation: Problems.
+        seed: Of weights, episodes and actions.
+    """
+
+    action: Literal["scores", "slot"] = "scores"
+    mode: Literal["replay", "generate"] = "replay"
+    budgets: tuple[int] = (96,)
+    granularity: Literal["head", "layer", "token"] = "token"
+    families: tuple[str, ...] = ()
+    steps: int = 60_000
+    width: int = 32
+    horizon: int = 32
+    batch: int = 256
+    epochs: int = 4
+    lr: float = 1e-3
+    gamma: float = 0.9
+    gae_lambda: float = 0.9
+    target_kl: float = 0.05
+    noise: float = 0.5
+    hidden: int = 32
+    w_loss: float = 0.02
+    w_attention: float = 0.0
+    w_correct: float = 0.0
+    evaluate_every: int = 10_000
+    n_train: int = 512
+    n_validation: int = 48
+    seed: int = 0
+
+
+class PPOTrainer:
+    """Trains one policy.
+
+    Args:
+        course: Problems.
+        recipe: Knobs.
+        work: Folder of state and logs (`progress.csv`, and TensorBoard's where it is installed).
+    """
+
+    def __init__(self, course: Course, recipe: PPORecipe, work: Path) -> None:
+        self.course, self.recipe, self.work = course, recipe, work
+        self.log = Log(work)
+        self.best: tuple[float, dict[str, torch.Tensor]] = (-np.inf, {})
+        self.model = self._build()
+        self._started = time.time()
+
+    def _options(self) -> dict[str, Any]:
+        recipe = self.recipe
+        options = {
+            **self.course.options, "mode": recipe.mode, "budget": recipe.budgets[0], "n_problems": recipe.n_train,
+            "shadow": recipe.w_attention > 0 or (recipe.mode == "generate" and recipe.w_loss > 0),
+            "w_loss": recipe.w_loss, "w_attention": recipe.w_attention, "w_correct": recipe.w_correct,
+        }  # fmt: skip
+        if recipe.action == "slot":
+            return options | {"action": "slot", "evict_every": 1}
+        return options | {"action": "scores", "granularity": recipe.granularity}
+
+    def _build(self) -> Any:
+        recipe = self.recipe
+        env = SlotVecEnv(KVEvictVectorEnv(self.course.env_id, recipe.width, **self._options()))
+        algorithm: Any = PPO
+        policy: Any = SlotPolicy
+        kwargs: dict[str, Any] = {"hidden": recipe.hidden, "noise": recipe.noise}
+        if recipe.action == "slot":
+            from sb3_contrib import MaskablePPO
+
+            from kv_agents.training.maskable import SlotChoicePolicy
+
+            algorithm, policy, kwargs = MaskablePPO, SlotChoicePolicy, {"hidden": recipe.hidden}
+        model = algorithm(
+            policy, VecMonitor(env), learning_rate=recipe.lr, n_steps=recipe.horizon, batch_size=recipe.batch,
+            n_epochs=recipe.epochs, gamma=recipe.gamma, gae_lambda=recipe.gae_lambda, target_kl=recipe.target_kl,
+            seed=recipe.seed, policy_kwargs=kwargs, device=str(self.course.llm.shape.device),
+        )  # fmt: skip
+        model.set_logger(configure(str(self.work), ["csv", *_tensorboard()]))
+        observation = env.reset()
+        slots = torch.as_tensor(observation["slots"])  # type: ignore[call-overload]
+        model.policy.scorer.standardise(slots.reshape(len(slots), 1, 1, -1, slots.shape[-1]))
+        return model
+
+    @property
+    def scorer(self) -> Scorer:
+        """The actor."""
+        return self.model.policy.scorer
+
+    def resume(self) -> None:
+        """Go on from the saved state, if there is one."""
+        state = load_state(self.work, self.recipe)
+        if state is None:
+            return
+        self.model.policy.load_state_dict(state["policy"])
+        self.model.policy.optimizer.load_state_dict(state["optimizer"])
+        self.model.num_timesteps = state["steps"]
+        self.best = state["best_return"], state["best"]
+        self.log.keep_until(state["steps"])
+
+    def save(self) -> None:
+        """Write the state."""
+        policy = self.model.policy
+        save_state(self.work, self.recipe, {
+            "policy": policy.state_dict(), "optimizer": policy.optimizer.state_dict(),
+            "steps": self.model.num_timesteps, "best_return": self.best[0], "best": self.best[1],
+        })  # fmt: skip
+
+    def run(self) -> None:
+        """Train to the last step."""
+        left = self.recipe.steps - self.model.num_timesteps
+        if self.model.num_timesteps == 0:
+            self.evaluate()
+        if left > 0:
+            with progress_bar("steps") as bar:
+                callback = _Watch(self, bar, bar.add_task("", total=self.recipe.steps))
+                self.model.learn(left, callback=callback, reset_num_timesteps=False)
+            self.evaluate()
+        self.save()
+
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """Mean return without noise on the validation problems; keeps the best actor."""
+        recipe, device = self.recipe, self.course.llm.shape.device
+        names = ("w_loss", "w_attention", "w_correct", "shadow", "evict_every")
+        weights = {name: value for name, value in self._options().items() if name in names}
+        returns, correct = mean_return(
+            self.course, recipe.budgets[0], recipe.mode, weights, self.course.validation, self.scorer.to(device)
+        )
+        mean = float(returns.mean())
+        if mean > self.best[0]:
+            self.best = mean, {name: tensor.clone() for name, tensor in self.scorer.state_dict().items()}
+        self.log.add({
+            "step": self.model.num_timesteps, "validation_return": round(mean, 5),
+            "standard_error": round(float(returns.std() / len(returns) ** 0.5), 5), "correct": round(correct, 4),
+            "seconds": round(time.time() - self._started),
+        })  # fmt: skip
+        return mean
+
+    def finish(self, path: Path) -> None:
+        """Write the checkpoint of the best evaluation."""
+        self.scorer.load_state_dict(self.best[1])
+        recipe = self.recipe
+        info = self.course.describe(
+            self.scorer,
+            recipe,
+            self.log.rows(),
+            method="ppo",
+            evict_every=make_config(self.course.env_id, **self._options()).evict_every,
+        )
+        checkpoints.save(self.scorer, info, path)
+
+
+class _Watch(BaseCallback):
+    """Moves the bar, evaluates, and saves after each update."""
+
+    def __init__(self, trainer: PPOTrainer, bar: Any, task: Any) -> None:
+        super().__init__()
+        self.trainer, self.bar, self.task = trainer, bar, task
+        self._next = trainer.recipe.evaluate_every * (trainer.model.num_timesteps // trainer.recipe.evaluate_every + 1)
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= self._next:
+            self._next += self.trainer.recipe.evaluate_every
+            value = self.trainer.evaluate()
+            self.bar.update(self.task, description=f"validation return {value:.3f}")
+        self.trainer.save()
+
+    def _on_step(self) -> bool:
+        self.bar.update(self.task, completed=self.num_timesteps)
+        return True
+
+
+def _tensorboard() -> list[str]:
+    from importlib.util import find_spec
+
+    return ["tensorboard"] if find_spec("tensorboard") else []

@@ -1,0 +1,124 @@
+"""The results page of a suite: a table per environment, cross tables, a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kv_gym.bench.display import draw, new_figure, save_figure
+from kv_gym.bench.report import CellReport, Report
+from kv_gym.bench.suite import Part
+
+WITHIN = 0.02
+"""Accuracy that an agent may lack to the full cache and still count as equal to it."""
+
+
+def page(title: str, parts: Mapping[str, Part], plot: str) -> str:
+    """All tables as Markdown.
+
+    Args:
+        title: Heads the page.
+        parts: What each environment gave.
+        plot: File name of the plot beside the page.
+    """
+    lines = [f"# {title}", "", f"![Accuracy against budget in each environment]({plot})", ""]
+    lines += ["## Half of the mean length", ""]
+    lines += [f"Accuracy in % at half of the mean length of the full-cache texts: {_halves(parts)}.", ""]
+    lines += [cross_table(parts, lambda part, agent: accuracy(part.report.cell(agent, part.half)))]
+    lines += ["", f"## Smallest budget within {100 * WITHIN:g} points of the full cache", ""]
+    lines += ["Slots; a dash where no measured budget is enough.", ""]
+    lines += [cross_table(parts, lambda part, agent: smallest_text(part.report, agent))]
+    lines += ["", "## What eviction costs, by entropy", ""]
+    lines += [
+        "Increase of the loss of the replayed texts over the full cache's at half of the mean length, in % of it: of "
+        "the four fifths of the tokens that the full cache is surest of, and of the others.", "",
+    ]  # fmt: skip
+    lines += [cross_table(parts, lambda part, agent: increases(part.report.cell(agent, part.half)))]
+    for name, part in parts.items():
+        lines += ["", f"## {name}: {part.report.env_id}", "", part_table(part)]
+    return "\n".join(lines) + "\n"
+
+
+def _halves(parts: Mapping[str, Part]) -> str:
+    return ", ".join(f"{part.half} slots in {name}" for name, part in parts.items())
+
+
+def cross_table(parts: Mapping[str, Part], text: Callable[[Part, str], str]) -> str:
+    """A Markdown table of agents x environments; agents in the order of the first report."""
+    agents = dict.fromkeys(agent for part in parts.values() for agent in part.report.agents)
+    lines = ["| agent | " + " | ".join(parts) + " |", "|---|" + "---:|" * len(parts)]
+    for agent in agents:
+        cells = [text(part, agent) for part in parts.values()]
+        if any(cells):
+            lines.append(f"| {_shown(parts, agent)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _shown(parts: Mapping[str, Part], agent: str) -> str:
+    """Name of an agent, in italics if it is a reference line."""
+    cells = [cell for part in parts.values() for cell in part.report.cells if cell.agent == agent]
+    return agent if cells[0].ranked else f"*{agent}*"
+
+
+def part_table(part: Part) -> str:
+    """Accuracy per agent and budget, the half marked, and the smallest budget that is enough."""
+    report = part.report
+    heads = [f"{budget} (half)" if budget == part.half else str(budget) for budget in report.budgets]
+    lines = ["| accuracy, % | " + " | ".join(heads) + " | enough |", "|---|" + "---:|" * (len(heads) + 1)]
+    for agent in report.agents:
+        cells = [accuracy(report.cell(agent, budget)) for budget in report.budgets]
+        name = _shown({"": part}, agent)
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {smallest_text(report, agent)} |")
+    return "\n".join(lines)
+
+
+def accuracy(cell: CellReport | None) -> str:
+    """Accuracy with its interval, %."""
+    if cell is None or cell.accuracy is None:
+        return ""
+    return "{:.0f} [{:.0f}, {:.0f}]".format(
+        *(100 * x for x in (cell.accuracy.value, cell.accuracy.low, cell.accuracy.high))
+    )
+
+
+def increases(cell: CellReport | None) -> str:
+    """Loss increase of low- and high-entropy tokens, %."""
+    if cell is None or cell.loss_ratio_low is None or cell.loss_ratio_high is None:
+        return ""
+    low, high = (f"{100 * (ratio.value - 1):+,.0f}" for ratio in (cell.loss_ratio_low, cell.loss_ratio_high))
+    return f"{low} / {high}"
+
+
+def smallest_budget(report: Report, agent: str) -> int | None:
+    """The smallest budget at which an agent is within `WITHIN` of the full cache, and stays so at larger ones."""
+    found = None
+    for budget in sorted(report.budgets, reverse=True):
+        cell = report.cell(agent, budget)
+        if cell is None or cell.accuracy is None or cell.full_accuracy is None:
+            continue
+        if cell.accuracy.value < cell.full_accuracy - WITHIN - 1e-9:
+            break
+        found = budget
+    return found
+
+
+def smallest_text(report: Report, agent: str) -> str:
+    """The same, with a dash where there is none; nothing for the full cache."""
+    cells = [cell for cell in report.cells if cell.agent == agent]
+    if not cells or not cells[0].evicts:
+        return ""
+    return str(smallest_budget(report, agent) or "-")
+
+
+def save_suite_plot(parts: Mapping[str, Part], path: Path) -> None:
+    """Accuracy against budget, a panel per environment."""
+    figure = new_figure(11.0, 3.6 * ((len(parts) + 1) // 2))
+    panels = figure.subplots((len(parts) + 1) // 2, 2, squeeze=False).flatten()
+    for axes, (name, part) in zip(panels, parts.items(), strict=False):
+        draw(axes, part.report)
+        axes.set_title(name, loc="left", fontsize=11)
+        axes.axvline(part.half, color="0.8", linewidth=1, zorder=0)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=7)
+    for axes in panels[len(parts) :]:
+        axes.remove()
+    save_figure(figure, path)

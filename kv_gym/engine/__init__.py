@@ -1,0 +1,1 @@
+"""Episodes of a frozen LLM under eviction, torch in and torch out."""

@@ -1,0 +1,297 @@
+"""Full-cache generations: what the frozen LLM writes when nothing is evicted.
+
+Before the first eviction an episode is its reference, so `reset` reads a known text. A reference also holds the loss
+and entropy of every token under the full cache. It is made once per (model, problem, decoding) and stored. Where a
+problem comes with a recorded trace, the LLM reads that and writes only the answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kv_gym.config import EnvConfig
+from kv_gym.engine.decoding import Decoding, surprisal_and_entropy, uniform_draws
+from kv_gym.errors import ReferenceFileError
+from kv_gym.llm.cache import FullCache
+from kv_gym.llm.loading import FrozenLLM
+from kv_gym.problems import Problem
+from kv_gym.problems.grading import closing_brace, grade
+
+FORMAT = 1
+BOX = "\\boxed{"
+ANSWER_CALL = "\n\nThe final answer is $"  # goes behind a trace that never opens a box
+LOGITS_AT_ONCE = 2**26  # numbers; a prompt is read in chunks whose logits are no more than that
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One stored generation.
+
+    Attributes:
+        problem: What was asked.
+        tokens: Prompt and generation, with the stop token if there is one, [T] long.
+        n_prompt: Tokens of the prompt.
+        surprisal: -log p of each token under the full cache, nats, [T]; 0 for the first.
+        entropy: Entropy of its prediction, nats, [T]; 0 for the first.
+        stop: `eos` or `length`.
+        correct: Score of the boxed answer, 0 to 1.
+        hash: SHA-256 over the above and the model's fingerprint.
+    """
+
+    problem: Problem
+    tokens: Tensor
+    n_prompt: int
+    surprisal: Tensor
+    entropy: Tensor
+    stop: str
+    correct: float
+    hash: str
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def entropy_percentile(self, share: float) -> float:
+        """The entropy below which `share` of the generated tokens lie, nats."""
+        return float(torch.quantile(self.entropy[self.n_prompt :], share))
+
+
+class ReferenceStore:
+    """References of one frozen LLM under one decoding, in memory and in files.
+
+    Args:
+        llm: The frozen LLM.
+        config: Gives the decoding and the longest generation.
+        folder: Where files go; default is the user's cache folder (or `KV_GYM_CACHE`).
+    """
+
+    def __init__(self, llm: FrozenLLM, config: EnvConfig, folder: Path | None = None) -> None:
+        self.llm = llm
+        self.decoding = Decoding(config.temperature, config.top_p, config.top_k)
+        self.max_new_tokens, self.max_answer_tokens = config.max_new_tokens, config.max_answer_tokens
+        base = folder or Path(os.environ.get("KV_GYM_CACHE") or user_cache_path("kv-gym"))
+        self.folder = base / "references" / llm.fingerprint[:16]
+        self._known: dict[str, Reference] = {}
+
+    def key(self, problem: Problem, seed: int) -> str:
+        """Hash of everything that decides a reference; greedy ones do not depend on the seed."""
+        decoding = [self.decoding.temperature, self.decoding.top_p, self.decoding.top_k]
+        parts = [FORMAT, self.llm.fingerprint, problem.prompt, problem.answer, self.max_new_tokens, decoding]
+        if self.decoding.temperature:
+            parts.append(seed)
+        if problem.trace:
+            parts += [problem.trace, self.max_answer_tokens]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def get(
+        self,
+        problems: list[Problem],
+        seeds: list[int] | None = None,
+        width: int = 64,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Reference]:
+        """Return the references of `problems`, generating those that are not stored yet.
+
+        Args:
+            problems: What to solve.
+            seeds: Episode seeds for sampled decoding; default 0.
+            width: Problems generated side by side.
+            progress: Called with the number of references that just became ready.
+
+        Raises:
+            ReferenceFileError: A stored file is damaged.
+        """
+        seeds = seeds or [0] * len(problems)
+        keys = [self.key(problem, seed) for problem, seed in zip(problems, seeds, strict=True)]
+        missing = []
+        for i, key in enumerate(keys):
+            if key not in self._known and not self._load(key, problems[i]):
+                missing.append(i)
+            elif progress:
+                progress(1)
+        for start in range(0, len(missing), width):
+            part = missing[start : start + width]
+            made = generate_references(
+                self.llm, [problems[i] for i in part], [seeds[i] for i in part], self.decoding, self.max_new_tokens,
+                self.max_answer_tokens,
+            )  # fmt: skip
+            for i, reference in zip(part, made, strict=True):
+                self._store(keys[i], reference)
+            if progress:
+                progress(len(part))
+        return [self._known[key] for key in keys]
+
+    def path(self, key: str) -> Path:
+        """File of a reference."""
+        return self.folder / f"{key[:40]}.safetensors"
+
+    def _store(self, key: str, reference: Reference) -> None:
+        self._known[key] = reference
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {"tokens": reference.tokens.int(), "surprisal": reference.surprisal, "entropy": reference.entropy}
+        metadata = {
+            "key": key,
+            "hash": reference.hash,
+            "n_prompt": str(reference.n_prompt),
+            "stop": reference.stop,
+            "correct": f"{reference.correct:.17g}",
+        }
+        temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        os.replace(temporary, self.path(key))
+
+    def _load(self, key: str, problem: Problem) -> bool:
+        path = self.path(key)
+        if not path.exists():
+            return False
+        device = self.llm.shape.device
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tokens = file.get_tensor("tokens").long()
+                surprisal, entropy = file.get_tensor("surprisal"), file.get_tensor("entropy")
+            expected = content_hash(
+                self.llm.fingerprint, tokens, surprisal, entropy, metadata["stop"], metadata["correct"]
+            )
+            if metadata["key"] != key or metadata["hash"] != expected:
+                raise ValueError("its contents do not match their hash")
+            self._known[key] = Reference(
+                problem, tokens.to(device), int(metadata["n_prompt"]), surprisal.to(device), entropy.to(device),
+                metadata["stop"], float(metadata["correct"]), metadata["hash"],
+            )  # fmt: skip
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise ReferenceFileError(
+                f"reference file {path} is damaged: {error}. Stored references must match the hash they carry. Delete "
+                "the file; it is made again when needed."
+            ) from error
+        return True
+
+
+def answer_start(llm: FrozenLLM, reference: Reference) -> int:
+    """Tokens up to and including the opening of the last box; without a box, all but the stop token.
+
+    Where the boxed text is all there is to write, as in a summary (`graded="coverage"`), it counts as no answer.
+    """
+    generated = reference.tokens[reference.n_prompt :].tolist()
+    opening = llm.decode(generated).rfind(BOX) if reference.problem.graded == "answer" else -1
+    if opening < 0:
+        return len(reference) - int(reference.stop == "eos")
+    low, high = 1, len(generated)
+    while low < high:  # the shortest prefix whose text holds the opening
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(llm.decode(generated[:middle])) >= opening + len(BOX) else (middle + 1, high)
+    return reference.n_prompt + low
+
+
+def content_hash(fingerprint: str, tokens: Tensor, surprisal: Tensor, entropy: Tensor, stop: str, correct: str) -> str:
+    """SHA-256 of what a reference file must not change."""
+    digest = hashlib.sha256(json.dumps([fingerprint, stop, correct]).encode())
+    for tensor in (tokens.int(), surprisal.float(), entropy.float()):
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def traced_tokens(llm: FrozenLLM, trace: str, longest: int) -> list[int]:
+    """Token ids of a recorded trace up to its last box, which is left open for the LLM; at most `longest` of them."""
+    head, box, _ = trace.rpartition(BOX)
+    call = llm.encode(BOX if box else ANSWER_CALL + BOX)
+    return llm.encode(head if box else trace)[: max(0, longest - len(call))] + call
+
+
+@torch.no_grad()
+def generate_references(
+    llm: FrozenLLM,
+    problems: list[Problem],
+    seeds: list[int],
+    decoding: Decoding,
+    max_new_tokens: int,
+    max_answer_tokens: int,
+) -> list[Reference]:
+    """Let the LLM solve problems side by side with the full cache; behind a trace it only writes the answer."""
+    device = llm.shape.device
+    prompts = [llm.encode_prompt(problem.prompt) for problem in problems]
+    traces = [traced_tokens(llm, p.trace, max_new_tokens) if p.trace else [] for p in problems]
+    n, n_prompt = len(prompts), torch.tensor([len(p) for p in prompts], device=device)
+    n_known = n_prompt + torch.tensor([len(trace) for trace in traces], device=device)
+    end = n_known + torch.tensor([max_answer_tokens if trace else max_new_tokens for trace in traces], device=device)
+    capacity = int(end.max())
+    tokens = torch.zeros(n, capacity + 1, dtype=torch.long, device=device)
+    for row, known in enumerate(prompt + trace for prompt, trace in zip(prompts, traces, strict=True)):
+        tokens[row, : len(known)] = torch.tensor(known, device=device)
+    surprisal, entropy = torch.zeros(n, capacity + 1, device=device), torch.zeros(n, capacity + 1, device=device)
+    draws = torch.stack([uniform_draws(seed, capacity + 1) for seed in seeds]).to(device)
+    cache = FullCache(llm.shape, n, capacity)
+    logits = _read_known(llm, cache, tokens, n_known, surprisal, entropy)
+    rows = torch.arange(n, device=device)
+    length = n_known.clone()
+    stop_ids = torch.tensor(llm.stop_ids, device=device)
+    active = torch.ones(n, dtype=torch.bool, device=device)
+    while True:
+        chosen = decoding.choose(logits, draws[rows, length])
+        nll, spread = surprisal_and_entropy(logits, chosen)
+        for table, values in ((tokens, chosen), (surprisal, nll), (entropy, spread)):
+            table[rows, length] = torch.where(active, values, table[rows, length])
+        stopped = torch.isin(chosen, stop_ids)
+        end = torch.where(active & stopped, length + 1, end)
+        active &= ~stopped & (length + 1 < end)
+        if not active.any():
+            break
+        logits = llm.read(tokens[rows, length][:, None], length[:, None], cache, last_only=True)[:, 0]
+        length = length + active.long()
+    for i, problem in enumerate(problems):
+        if problem.trace:
+            end[i] = n_known[i] + answer_length(llm, tokens[i, n_known[i] : end[i]])
+    return [
+        _reference(llm, problem, tokens[i, : end[i]], int(n_prompt[i]), surprisal[i, : end[i]], entropy[i, : end[i]])
+        for i, problem in enumerate(problems)
+    ]
+
+
+def answer_length(llm: FrozenLLM, tokens: Tensor) -> int:
+    """Tokens up to the one that closes the box that is open before them; all of them if none does."""
+    for length in range(1, len(tokens) + 1):
+        if closing_brace(llm.decode(tokens[:length]), 0) is not None:
+            return length
+    return len(tokens)
+
+
+def _read_known(
+    llm: FrozenLLM, cache: FullCache, tokens: Tensor, n_known: Tensor, surprisal: Tensor, entropy: Tensor
+) -> Tensor:
+    """Read what is known of each row, filling losses and entropies; return the logits after its last token, [N, V].
+
+    Rows are padded on the right: padding sits at later positions, unseen, and is overwritten as the text grows.
+    """
+    n, longest = len(tokens), int(n_known.max())
+    last = torch.zeros(n, llm.n_vocabulary, device=tokens.device)
+    chunk = max(1, LOGITS_AT_ONCE // (n * llm.n_vocabulary))
+    for start in range(0, longest, chunk):
+        stop = min(start + chunk, longest)
+        positions = torch.arange(start, stop, device=tokens.device)
+        logits = llm.read(tokens[:, start:stop], positions.expand(n, -1), cache)
+        after = positions + 1
+        surprisal[:, after], entropy[:, after] = surprisal_and_entropy(logits, tokens[:, after])
+        ends = (n_known > start) & (n_known <= stop)
+        last[ends] = logits[ends, n_known[ends] - 1 - start]
+    return last
+
+
+def _reference(
+    llm: FrozenLLM, problem: Problem, tokens: Tensor, n_prompt: int, surprisal: Tensor, entropy: Tensor
+) -> Reference:
+    tokens, surprisal, entropy = tokens.clone(), surprisal.clone(), entropy.clone()
+    surprisal[0] = entropy[0] = 0
+    stop = "eos" if int(tokens[-1]) in llm.stop_ids else "length"
+    correct = grade(llm.decode(tokens[n_prompt:]), problem.answer, problem.graded)
+    hashed = content_hash(llm.fingerprint, tokens, surprisal, entropy, stop, f"{correct:.17g}")
+    return Reference(problem, tokens, n_prompt, surprisal, entropy, stop, correct, hashed)

@@ -1,0 +1,1 @@
+"""Seeing an episode: frames, pictures, recordings and the page that shows them."""

@@ -1,0 +1,142 @@
+"""Advantages and the clipped loss by hand; that tuning climbs a reward, and resumes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from kv_agents.learned import checkpoints
+from kv_agents.learned.policy import order_log_prob
+from kv_agents.training.course import Course
+from kv_agents.training.grpo import GRPORecipe, Rollouts, Tuner, group_advantages, policy_loss
+
+from kv_gym.errors import ConfigError
+
+
+def test_episode_credit_by_hand() -> None:
+    # two groups of two, two decisions; totals 3, 1 and 2, 2
+    rewards = torch.tensor([[1.0, 1.0, 2.0, 0.0], [2.0, 0.0, 0.0, 2.0]])
+    advantage, teaches = group_advantages(rewards, torch.ones(2, 4, dtype=torch.bool), 2, "episode", 0.5)
+    assert advantage[:, :2].tolist() == [[1.0, -1.0], [1.0, -1.0]]
+    assert teaches.tolist() == [[True, True, False, False]] * 2  # the second group's totals do not differ
+
+
+def test_decision_credit_counts_what_comes_after() -> None:
+    rewards = torch.tensor([[1.0, 1.0], [2.0, 0.0]])
+    advantage, teaches = group_advantages(rewards, torch.ones(2, 2, dtype=torch.bool), 2, "decision", 0.5)
+    # returns to go: first decision 2 and 1, second 2 and 0; largest standard deviation of a group: 1
+    assert advantage.tolist() == [[0.5, -0.5], [1.0, -1.0]]
+    assert teaches.all()
+
+
+def test_decisions_that_were_not_made_teach_nothing() -> None:
+    rewards = torch.tensor([[0.0, 1.0], [5.0, 0.0]])
+    running = torch.tensor([[True, True], [False, True]])  # row 0 had ended before its 5.0
+    advantage, teaches = group_advantages(rewards, running, 2, "episode", 1.0)
+    assert teaches.tolist() == running.tolist()
+    assert advantage[0].tolist() == [-1.0, 1.0]
+
+
+def test_policy_loss_by_hand() -> None:
+    old, start = torch.zeros(2, 1, 1), torch.zeros(2, 1, 1)
+    new = torch.tensor([1.5, 0.5]).log().reshape(2, 1, 1)
+    gain = torch.tensor([1.0, -1.0])
+    # min(1.5, 1.2) = 1.2 and min(-0.5, -0.8) = -0.8; d = -log ratio: 1/r - 1 + log r
+    expected = -(1.2 - 0.8) / 2
+    divergence = ((1 / 1.5 - 1 + math.log(1.5)) + (1 / 0.5 - 1 + math.log(0.5))) / 2
+    assert abs(float(policy_loss(new, old, start, gain, 0.2, 0.0)) - expected) < 1e-6
+    assert abs(float(policy_loss(new, old, start, gain, 0.2, 0.3)) - expected - 0.3 * divergence) < 1e-6
+
+
+def test_clipped_draws_give_no_gradient() -> None:
+    new = torch.tensor([0.5, 0.05]).reshape(2, 1, 1).requires_grad_()
+    policy_loss(new, torch.zeros(2, 1, 1), torch.zeros(2, 1, 1), torch.ones(2), 0.2, 0.0).backward()
+    assert new.grad is not None and new.grad[0] == 0 and new.grad[1] != 0
+
+
+SMALL = {
+    "budgets": (20,),
+    "problems": 2,
+    "group": 4,
+    "iterations": 4,
+    "minibatches": 2,
+    "n_train": 8,
+    "n_validation": 3,
+}
+OPTIONS = {"evict_every": 4, "max_new_tokens": 120, "max_prompt_tokens": 120}
+
+
+@pytest.fixture(scope="module")
+def course() -> Course:
+    from dataclasses import replace
+
+    made = Course("KVEvict-AIME-v0", OPTIONS, (), 8, 3)
+    made.train = [replace(reference, correct=True) for reference in made.train]
+    made.validation = [replace(reference, correct=True) for reference in made.validation]
+    return made
+
+
+@pytest.fixture(scope="module")
+def start(course: Course, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A distilled scorer, hardly trained."""
+    from kv_agents.training.distill import Distiller, DistillRecipe
+
+    folder = tmp_path_factory.mktemp("start")
+    knobs = DistillRecipe(rounds=1, golden_rounds=1, budgets=(20,), width=4, rows=4, n_train=8, n_validation=3)
+    trainer = Distiller(course, knobs, folder)
+    trainer.run()
+    trainer.finish(folder / "start.safetensors")
+    return folder / "start.safetensors"
+
+
+@pytest.mark.parametrize("mode", ["replay", "generate"])
+def test_tuning_runs_resumes_and_saves(mode: str, course: Course, start: Path, tmp_path: Path) -> None:
+    recipe = GRPORecipe(start=str(start), mode=mode, **SMALL)  # type: ignore[arg-type]
+    tuner = Tuner(course, recipe, tmp_path)
+    tuner.run()
+    tuner.finish(tmp_path / "rl.safetensors")
+    _, info = checkpoints.load(tmp_path / "rl.safetensors")
+    assert info.method == "grpo" and info.start == str(start)
+    assert [row["step"] for row in info.curve] == [0, 4]
+    again = Tuner(course, recipe, tmp_path)
+    again.resume()
+    assert again.iteration == 4
+    for name, values in again.scorer.state_dict().items():
+        assert torch.equal(values, tuner.scorer.state_dict()[name])
+
+
+def test_stored_draws_have_the_probability_they_were_drawn_with(course: Course, start: Path, tmp_path: Path) -> None:
+    tuner = Tuner(course, GRPORecipe(start=str(start), **SMALL), tmp_path)  # type: ignore[arg-type]
+    rollouts, _ = tuner._roll(0, torch.Generator().manual_seed(0))
+    assert len(rollouts.advantage) > 0
+    torch.testing.assert_close(tuner._log_prob(tuner.scorer, rollouts.inputs), rollouts.log_prob, atol=1e-3, rtol=0)
+
+
+def test_learning_makes_good_draws_likelier(course: Course, start: Path, tmp_path: Path) -> None:
+    tuner = Tuner(course, GRPORecipe(start=str(start), **SMALL), tmp_path)  # type: ignore[arg-type]
+    rollouts, _ = tuner._roll(0, torch.Generator().manual_seed(0))
+    gain = torch.where(torch.arange(len(rollouts.advantage)) % 2 == 0, 1.0, -1.0)
+    before = tuner._log_prob(tuner.scorer, rollouts.inputs)
+    for step in range(5):
+        tuner._learn(Rollouts(rollouts.inputs, rollouts.log_prob, gain), torch.Generator().manual_seed(step))
+    change = (tuner._log_prob(tuner.scorer, rollouts.inputs) - before).mean((1, 2))
+    assert change[gain > 0].mean() > change[gain < 0].mean() + 0.01
+
+
+def test_a_policy_that_ran_away_is_stopped(course: Course, start: Path, tmp_path: Path) -> None:
+    tuner = Tuner(course, GRPORecipe(start=str(start), **SMALL), tmp_path)  # type: ignore[arg-type]
+    rollouts, _ = tuner._roll(0, torch.Generator().manual_seed(0))
+    far = Rollouts(rollouts.inputs, rollouts.log_prob - 1000, -rollouts.advantage.abs())
+    with pytest.raises(ConfigError, match="lower lr than"):
+        tuner._learn(far, torch.Generator().manual_seed(0))
+    assert all(parameter.isfinite().all() for parameter in tuner.scorer.parameters())
+
+
+def test_order_log_prob_is_used_with_the_number_of_evictions(course: Course, start: Path, tmp_path: Path) -> None:
+    tuner = Tuner(course, GRPORecipe(start=str(start), **SMALL), tmp_path)  # type: ignore[arg-type]
+    inputs = torch.randn(1, 4, 2, 8, tuner.scorer.config.n_inputs)
+    tuner.scale = 1.0
+    logits = -tuner.scorer(inputs) / tuner.recipe.temperature
+    torch.testing.assert_close(tuner._log_prob(tuner.scorer, inputs), order_log_prob(logits, 4))

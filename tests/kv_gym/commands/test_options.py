@@ -1,0 +1,38 @@
+"""Options as text."""
+
+from __future__ import annotations
+
+import pytest
+
+from kv_gym.commands.options import OWN_OPTIONS, build_agent, parse_pairs, parse_settings
+from kv_gym.errors import ConfigError
+
+
+def test_values_are_yaml() -> None:
+    found = parse_pairs(["a=1", "b=0.5", "c=true", "d=", "e=x=y", "f=[1, 2]", "g=null"])
+    assert found == {"a": 1, "b": 0.5, "c": True, "d": None, "e": "x=y", "f": [1, 2], "g": None}
+
+
+def test_the_last_of_two_values_counts() -> None:
+    assert parse_pairs(["a=1", "a=2"]) == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    ("pair", "reason"),
+    [
+        ("evict_every", "--set 'evict_every' has no value. Use --set KEY=VALUE"),
+        ("a=[1", "--set 'a=\\[1': the value is not YAML"),
+        ("a=!!python/object/apply:os.getcwd []", "the value is not YAML"),
+        ("shadow=false", "Use --mode"),
+        *((f"{key}=5", f"{key} has an option of its own. Use {option} 5") for key, option in OWN_OPTIONS.items()),
+    ],
+)
+def test_settings_that_cannot_be(pair: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        parse_settings([pair])
+
+
+def test_an_agent_takes_its_own_options() -> None:
+    assert vars(build_agent("streaming,n_sink=7"))["n_sink"] == 7
+    with pytest.raises(ConfigError, match="--agent NAME,'n_sink' has no value"):
+        build_agent("streaming,n_sink")
