@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 import sys
 from enum import StrEnum
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from kv_gym import __version__
 from kv_gym.commands.console import console, say, watched
@@ -22,6 +20,7 @@ from kv_gym.commands.models import models_app
 from kv_gym.commands.options import build_agent, parse_settings
 from kv_gym.commands.record import record, replay
 from kv_gym.commands.submit import submit_app
+from kv_gym.commands.train import Trainers
 from kv_gym.commands.watch import watch
 from kv_gym.errors import ConfigError, KVGymError
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 ROWS_FILE, REPORT_FILE, PLOT_FILE = "rows.jsonl", "report.json", "accuracy.png"
 ALL_AGENTS = "all"
-TRAINERS = "kv_gym.trainers"  # entry points of typer functions
 
 app = typer.Typer(
     help="Agents decide which KV-cache slots of a frozen LLM are evicted; this measures how well.",
@@ -39,23 +37,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Trainers(TyperGroup):
-    """The trainings that installed packages offer; each is loaded when it is asked for."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Names of the entry points."""
-        return sorted(entry.name for entry in entry_points(group=TRAINERS))
-
-    def get_command(self, ctx: Any, name: str) -> Any:
-        """Load one."""
-        found = {entry.name: entry for entry in entry_points(group=TRAINERS)}
-        if name not in found:
-            return None
-        trainer = typer.Typer(add_completion=False)
-        trainer.command(name)(found[name].load())
-        return typer.main.get_command(trainer)
 
 
 app.add_typer(models_app, name="models")

@@ -10,10 +10,10 @@ from scipy.stats import binomtest, fisher_exact
 
 from kv_gym.agents import AgentLike, load_agent, prepare_agent
 from kv_gym.bench.benchmark import Episode, Progress, plays
+from kv_gym.leaderboard.finding import Finding
 from kv_gym.leaderboard.play import BoardCell, play_cell, references
 from kv_gym.leaderboard.protocol import Protocol
 from kv_gym.leaderboard.submission import ReadSubmission, SubmittedEpisode
-from kv_gym.leaderboard.verify import Finding
 
 SHARE = 0.1  # of each cell's episodes
 LEVEL = 0.01  # a difference this unlikely, by either test, is a reason to refuse

@@ -29,8 +29,10 @@ from kv_gym.engine.eviction import others
 from kv_gym.errors import first_complaint
 from kv_gym.leaderboard.actions import actions_hash, unpack_actions
 from kv_gym.leaderboard.files import FileRefused, parse_json, read_bounded
+from kv_gym.leaderboard.finding import Finding
 from kv_gym.leaderboard.play import BoardCell, board_cells, reference_digest, tokens_hash
 from kv_gym.leaderboard.protocol import Protocol
+from kv_gym.leaderboard.rerun import rerun_findings
 from kv_gym.leaderboard.submission import (
     ACTIONS,
     AGENT_FOLDER,
@@ -51,19 +53,6 @@ AGENT_TYPES = (".py", ".safetensors", ".json")
 MAX_AGENT_FILES = 8
 TOLERANCE = 1e-6
 SAMPLE = 24
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Why a submission is refused.
-
-    Attributes:
-        code: ``level.reason``; does not change between versions.
-        detail: What came, and what is right.
-    """
-
-    code: str
-    detail: str
 
 
 @dataclass
@@ -126,8 +115,6 @@ def check_submission(
     findings = list(replay_findings(chosen, actions, cells, progress))
     verdict.add("replay", findings, f"{len(chosen)} episodes played again from their actions (--seed {seed})")
     if level == "rerun" and not findings:
-        from kv_gym.leaderboard.rerun import rerun_findings
-
         findings, note = rerun_findings(found, protocol, cells, progress, seed)
         verdict.add("rerun", findings, note)
     return verdict

@@ -16,6 +16,7 @@ The loss is on the solution only. Progress goes to `log.jsonl`, which is shipped
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -23,16 +24,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import typer
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AttentionInterface, Qwen3Config, Qwen3ForCausalLM
 
+from kv_gym.errors import ConfigError
 from kv_gym.llm.loading import EMBEDDED
 from kv_gym.llm.tiny.tokenizer import DOMAINS, build_tokenizer
 from kv_gym.problems import MADE
@@ -309,7 +310,7 @@ class Trainer:
             return
         state = torch.load(path, weights_only=True)
         if state["recipe"] != asdict(self.recipe):
-            raise typer.BadParameter(f"{path} was made with {state['recipe']}; delete it or use the same options.")
+            raise ConfigError(f"{path} was made with {state['recipe']}; delete it or use the same options.")
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
@@ -345,20 +346,17 @@ class Trainer:
         self.save()
 
 
-def main(
-    name: Annotated[str, typer.Argument(help=f"Which embedded model: {', '.join(RECIPES)}.")] = "tiny",
-    out: Annotated[Path | None, typer.Option(help="Folder of the finished model. Default: the shipped one.")] = None,
-    work: Annotated[
-        Path | None, typer.Option(help="Folder of the training state; a run resumes from it. Default: runs/NAME.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, problems and hidden slots.")] = Recipe.seed,
-    compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="Use torch.compile.")] = True,
-) -> None:
-    """Train an embedded model and write it as safetensors with its tokenizer."""
-    if name not in RECIPES:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(RECIPES)}.")
+def train(name: str, out: Path, work: Path, seed: int, compile_model: bool) -> None:
+    """Train an embedded model and write it as safetensors with its tokenizer.
+
+    Args:
+        name: Which one, of `RECIPES`.
+        out: Folder of the finished model.
+        work: Folder of the training state; a run resumes from it.
+        seed: Of weights, problems and hidden slots.
+        compile_model: Use torch.compile.
+    """
     torch._dynamo.config.recompile_limit = 64
-    out, work = out or EMBEDDED[name], work or Path("runs") / name
     work.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(replace(RECIPES[name], seed=seed), work, compile_model)
     trainer.resume()
@@ -369,5 +367,20 @@ def main(
     (out / "log.jsonl").write_text((work / "log.jsonl").read_text())
 
 
+def main() -> None:
+    """Read the options of ``python -m kv_gym.llm.tiny.train``."""
+    parser = argparse.ArgumentParser(description="Train an embedded model; resumes by itself.")
+    parser.add_argument("name", nargs="?", default="tiny", choices=RECIPES, help="which one (default: tiny)")
+    parser.add_argument("--out", type=Path, help="folder of the finished model (default: the shipped one)")
+    parser.add_argument("--work", type=Path, help="folder of the training state (default: runs/NAME)")
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="of weights, problems and hidden slots")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, default=True, help="use torch.compile (default: yes)"
+    )
+    chosen = parser.parse_args()
+    name = chosen.name
+    train(name, chosen.out or EMBEDDED[name], chosen.work or Path("runs") / name, chosen.seed, chosen.compile)
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -1,0 +1,41 @@
+"""The trainings that ``kv-gym train`` offers, named by entry points of the group `kv_gym.trainers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kv_agents.training.course import Course
+from kv_agents.training.distill import Distiller, DistillRecipe
+from kv_agents.training.grpo import GRPORecipe, Tuner
+from kv_agents.training.ppo import PPORecipe, PPOTrainer
+
+
+@dataclass(frozen=True)
+class Training:
+    """One way of training a scorer (`kv_gym.commands.train.Training`).
+
+    Attributes:
+        title: What it does, a line.
+        recipe: Class of its knobs, a dataclass with defaults.
+        out: Where the checkpoint goes.
+        trainer: Class of what trains: `Course`, recipe and work folder in; `resume`, `run` and `finish`.
+    """
+
+    title: str
+    recipe: type
+    out: Path
+    trainer: Callable[[Course, Any, Path], Any]
+
+    def begin(self, recipe: Any, env_id: str, options: dict[str, Any], work: Path) -> Any:
+        """Return the trainer, with the problems of an environment and their references."""
+        return self.trainer(Course(env_id, options, recipe.families, recipe.n_train, recipe.n_validation), recipe, work)
+
+
+distill = Training(
+    "Distil Golden Eviction into a scorer.", DistillRecipe, Path("runs/foresight.safetensors"), Distiller
+)
+grpo = Training("Tune a scorer on the environment's reward.", GRPORecipe, Path("runs/foresight-rl.safetensors"), Tuner)
+ppo = Training("Train a policy with stable-baselines3.", PPORecipe, Path("runs/ppo.safetensors"), PPOTrainer)

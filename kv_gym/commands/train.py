@@ -1,0 +1,141 @@
+"""`kv-gym train NAME`: the trainings that installed packages offer."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from kv_gym.commands.console import say
+from kv_gym.commands.options import parse_pairs
+from kv_gym.errors import ConfigError, unknown_name
+
+GROUP = "kv_gym.trainers"
+
+Recipe = TypeVar("Recipe")
+
+
+class Trainer(Protocol):
+    """One training under way."""
+
+    work: Path
+
+    def resume(self) -> None:
+        """Go on from the saved state, if there is one."""
+        ...
+
+    def run(self) -> None:
+        """Train to the end."""
+        ...
+
+    def finish(self, path: Path) -> None:
+        """Write the checkpoint."""
+        ...
+
+
+class Training(Protocol):
+    """What an entry point of the group `kv_gym.trainers` names."""
+
+    @property
+    def title(self) -> str:
+        """What it does, a line."""
+        ...
+
+    @property
+    def recipe(self) -> type:
+        """Class of its knobs: a dataclass with defaults, whose docstring explains them."""
+        ...
+
+    @property
+    def out(self) -> Path:
+        """Where the checkpoint goes by default."""
+        ...
+
+    def begin(self, recipe: Any, env_id: str, options: dict[str, Any], work: Path) -> Trainer:
+        """Return what trains in an environment with `options` on top of its page."""
+        ...
+
+
+class Trainers(TyperGroup):
+    """A command for each training; each is loaded when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the entry points."""
+        return sorted(entry.name for entry in entry_points(group=GROUP))
+
+    def get_command(self, ctx: Any, name: str) -> Any:
+        """Load one."""
+        found = {entry.name: entry for entry in entry_points(group=GROUP)}
+        return train_command(name, found[name].load()) if name in found else None
+
+
+def train_command(name: str, training: Training) -> Any:
+    """Make the command of one training; its help lists the knobs."""
+    app = typer.Typer(add_completion=False)
+
+    def train(
+        out: Annotated[
+            Path, typer.Option(help="The finished checkpoint, .safetensors; its JSON goes beside it.")
+        ] = training.out,
+        work: Annotated[
+            Path | None,
+            typer.Option(help="Folder of state and log; a run resumes from it. Default: runs/train/NAME of --out."),
+        ] = None,
+        env: Annotated[str, typer.Option(help="Environment to learn in.")] = "KVEvict-AIME-v0",
+        settings: Annotated[
+            list[str] | None,
+            typer.Option("--set", metavar="KEY=VALUE", help="A knob of the recipe, as YAML; repeat for more."),
+        ] = None,
+        options: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--env-set", metavar="KEY=VALUE", help="A setting of the environment, such as model=...; repeat."
+            ),
+        ] = None,
+    ) -> None:
+        recipe: Any = build_recipe(training.recipe, settings)
+        trainer = training.begin(recipe, env, parse_pairs(options or []), work or Path("runs/train") / out.stem)
+        trainer.resume()
+        try:
+            trainer.run()
+        except KeyboardInterrupt:
+            say(f"Stopped. The state is in {trainer.work}; the same command goes on from there.")
+            raise typer.Exit(130) from None
+        trainer.finish(out)
+        say(f"checkpoint: {out}")
+
+    app.command(name, help=f"{training.title}\n\n\b\nKnobs for --set:\n{knobs(training.recipe)}")(train)
+    return typer.main.get_command(app)
+
+
+def knobs(recipe: type) -> str:
+    """What a recipe's docstring says of its knobs, with their defaults."""
+    told = (inspect.getdoc(recipe) or "").partition("Attributes:\n")[2]
+    defaults = ", ".join(f"{field.name}={field.default!r}" for field in fields(recipe))
+    return f"{told}\n\nDefaults: {defaults}"
+
+
+def build_recipe(kind: type[Recipe], settings: list[str] | None) -> Recipe:
+    """Make a recipe from `KEY=VALUE` pairs.
+
+    Raises:
+        UnknownNameError: A key is no knob of this recipe.
+        ConfigError: A value has the wrong type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    values = parse_pairs(settings or [])
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise unknown_name(f"knob of {kind.__name__}", name, known)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"--set {first['loc'][0]}={first['input']!r} is not allowed: {first['msg']}.") from error
