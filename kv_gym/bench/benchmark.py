@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
 from kv_gym.agents import AgentLike, AgentSource, agent_source, prepare_agent
 from kv_gym.bench import provenance
+from kv_gym.bench.progress import Progress, Silent
 from kv_gym.bench.rows import EpisodeRow, RowFile, RowKey, RunRow, sha256_of
 from kv_gym.config import EnvConfig, env_page, make_config
 from kv_gym.engine.episodes import ENTROPY_SHARE, EpisodeBatch, EpisodeRecord, StepResult, is_playable
@@ -41,35 +42,6 @@ NO_SETTING = {
 }  # fmt: skip
 
 logger = logging.getLogger(__name__)
-
-
-class Progress(Protocol):
-    """Who is told how far a benchmark is."""
-
-    def begin(self, stage: str, total: int) -> None:
-        """Start a stage of `total` items."""
-        ...
-
-    def describe(self, text: str) -> None:
-        """Say what is under way."""
-        ...
-
-    def advance(self, n: int) -> None:
-        """Count `n` more items."""
-        ...
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def begin(self, stage: str, total: int) -> None:
-        """Ignore it."""
-
-    def describe(self, text: str) -> None:
-        """Ignore it."""
-
-    def advance(self, n: int) -> None:
-        """Ignore it."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kv_gym.agents import AgentLike
-from kv_gym.bench.benchmark import Bench, Progress, Silent, prepare, run_bench
+from kv_gym.bench.benchmark import Bench, prepare, run_bench
+from kv_gym.bench.progress import Progress, Silent
 from kv_gym.bench.report import Report, build_report
 from kv_gym.config import env_page
 from kv_gym.errors import ConfigError, first_complaint, unknown_name

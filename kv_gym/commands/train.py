@@ -6,14 +6,17 @@ import inspect
 from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
-from kv_gym.commands.console import say
+from kv_gym.commands.console import say, watched
 from kv_gym.commands.options import parse_pairs
 from kv_gym.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from kv_gym.bench.progress import Progress
 
 GROUP = "kv_gym.trainers"
 
@@ -22,8 +25,6 @@ Recipe = TypeVar("Recipe")
 
 class Trainer(Protocol):
     """One training under way."""
-
-    work: Path
 
     def resume(self) -> None:
         """Go on from the saved state, if there is one."""
@@ -56,7 +57,7 @@ class Training(Protocol):
         """Where the checkpoint goes by default."""
         ...
 
-    def begin(self, recipe: Any, env_id: str, options: dict[str, Any], work: Path) -> Trainer:
+    def begin(self, recipe: Any, env_id: str, options: dict[str, Any], work: Path, progress: Progress) -> Trainer:
         """Return what trains in an environment with `options` on top of its page."""
         ...
 
@@ -99,14 +100,15 @@ def train_command(name: str, training: Training) -> Any:
         ] = None,
     ) -> None:
         recipe: Any = build_recipe(training.recipe, settings)
-        trainer = training.begin(recipe, env, parse_pairs(options or []), work or Path("runs/train") / out.stem)
-        trainer.resume()
-        try:
+        folder = work or Path("runs/train") / out.stem
+
+        def run(progress: Progress) -> None:
+            trainer = training.begin(recipe, env, parse_pairs(options or []), folder, progress)
+            trainer.resume()
             trainer.run()
-        except KeyboardInterrupt:
-            say(f"Stopped. The state is in {trainer.work}; the same command goes on from there.")
-            raise typer.Exit(130) from None
-        trainer.finish(out)
+            trainer.finish(out)
+
+        watched(run, folder, "state and log")
         say(f"checkpoint: {out}")
 
     app.command(name, help=f"{training.title}\n\n\b\nKnobs for --set:\n{knobs(training.recipe)}")(train)

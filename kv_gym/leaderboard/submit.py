@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kv_gym.agents import AgentLike, agent_source, load_agent, prepare_agent
 from kv_gym.bench import provenance
-from kv_gym.bench.benchmark import Progress
+from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import sha256_of
 from kv_gym.errors import ConfigError, first_complaint
 from kv_gym.leaderboard.actions import pack_actions

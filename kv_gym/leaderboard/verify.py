@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from kv_gym.bench.benchmark import Episode, Progress
+from kv_gym.bench.benchmark import Episode
+from kv_gym.bench.progress import Progress
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.engine.eviction import others
 from kv_gym.errors import first_complaint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from kv_agents.learned.checkpoints import CheckpointInfo
 from kv_agents.learned.scorer import Scorer
 from kv_gym.bench import provenance
-from kv_gym.bench.display import progress_bar
+from kv_gym.bench.progress import Progress, Silent
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
 from kv_gym.engine.reference import Reference, ReferenceStore
@@ -35,12 +35,15 @@ class Course:
         families: Problem families to learn from; empty means all.
         n_train: First problems of the train split.
         n_validation: First problems of the validation split.
+        progress: Told how far it is, here and by the trainer.
     """
 
     def __init__(
-        self, env_id: str, options: dict[str, Any], families: Sequence[str], n_train: int, n_validation: int
-    ) -> None:
+        self, env_id: str, options: dict[str, Any], families: Sequence[str], n_train: int, n_validation: int,
+        progress: Progress | None = None,
+    ) -> None:  # fmt: skip
         self.env_id, self.options, self.families = env_id, options, tuple(families)
+        self.progress: Progress = progress or Silent()
         config = make_config(env_id, **options)
         self.llm: FrozenLLM = load_llm(config.model, config.revision, config.dtype, config.device)
         self.train = self._references(config, "train", n_train, self.families)
@@ -52,10 +55,8 @@ class Course:
         if not chosen:
             known = sorted({problem.family for problem in problems})
             raise ConfigError(f"no problem of families {list(families)} among the first {n}. Known: {known}.")
-        with progress_bar("full-cache references") as bar:
-            task = bar.add_task("", total=len(chosen))
-            store = ReferenceStore(self.llm, config)
-            return store.get(chosen, progress=lambda done: bar.advance(task, done))
+        self.progress.begin("full-cache references", len(chosen))
+        return ReferenceStore(self.llm, config).get(chosen, progress=self.progress.advance)
 
     def config(self, budget: int, mode: str, shadow: bool = False) -> EnvConfig:
         """Settings at one budget."""
@@ -161,12 +162,3 @@ def load_state(folder: Path, recipe: Any) -> dict[str, Any] | None:
             f"{path} was made with other settings ({', '.join(different)}). Delete it, or use another --work."
         )
     return state
-
-
-def steps_with_bar(text: str, first: int, last: int) -> Iterator[tuple[int, Any]]:
-    """Yield (step, describe) from `first` to `last` - 1 with a bar; `describe(text)` says how it goes."""
-    with progress_bar(text) as bar:
-        task = bar.add_task("", total=last, completed=first)
-        for step in range(first, last):
-            yield step, lambda words: bar.update(task, description=words)
-            bar.advance(task)

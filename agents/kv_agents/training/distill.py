@@ -26,7 +26,8 @@ from kv_agents.learned import checkpoints
 from kv_agents.learned.inputs import read_inputs
 from kv_agents.learned.policy import order_log_prob
 from kv_agents.learned.scorer import Scorer, ScorerConfig
-from kv_agents.training.course import Course, Log, load_state, save_state, set_rate, steps_with_bar
+from kv_agents.training.course import Course, Log, load_state, save_state, set_rate
+from kv_gym.bench.progress import steps
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.engine.eviction import slots_to_keep
 from kv_gym.engine.reference import Reference
@@ -254,13 +255,13 @@ class Distiller:
     def run(self) -> None:
         """Train to the last round."""
         started = time.time()
-        for number, describe in steps_with_bar("rounds", self.round, self.recipe.rounds):
+        for number in steps(self.course.progress, "rounds", self.round, self.recipe.rounds):
             self._teach(number)
             self.round = number + 1
             if self.round % VALIDATE_EVERY == 0 or self.round == self.recipe.rounds:
                 row = {"step": self.round, "loss": round(float(np.mean(self.losses)), 5), **self.validate()}
                 self.log.add(row | {"seconds": round(time.time() - started)})
-                describe(f"validation loss {row['validation_loss']:.3f}")
+                self.course.progress.describe(f"validation loss {row['validation_loss']:.3f}")
             if self.round % SAVE_EVERY == 0 or self.round == self.recipe.rounds:
                 self.save()
 

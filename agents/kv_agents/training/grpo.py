@@ -24,7 +24,8 @@ from kv_agents.learned import checkpoints
 from kv_agents.learned.inputs import read_inputs
 from kv_agents.learned.policy import order_log_prob, sample, scores_of
 from kv_agents.learned.scorer import Scorer
-from kv_agents.training.course import Course, Log, load_state, mean_return, save_state, set_rate, steps_with_bar
+from kv_agents.training.course import Course, Log, load_state, mean_return, save_state, set_rate
+from kv_gym.bench.progress import steps
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.errors import ConfigError
 
@@ -190,7 +191,7 @@ class Tuner:
         started, sums = time.time(), list[dict[str, float]]()
         if self.iteration == 0:
             self._validate(0, {}, started)
-        for number, describe in steps_with_bar("iterations", self.iteration, self.recipe.iterations):
+        for number in steps(self.course.progress, "iterations", self.iteration, self.recipe.iterations):
             generator = torch.Generator().manual_seed(_seed(self.recipe.seed, number))
             rollouts, numbers = self._roll(number, generator)
             sums.append(numbers | self._learn(rollouts, generator))
@@ -199,7 +200,7 @@ class Tuner:
                 means = {name: round(float(np.mean([row[name] for row in sums])), 5) for name in sums[0]}
                 score = self._validate(self.iteration, means, started)
                 sums = []
-                describe(f"validation {score:.4f}")
+                self.course.progress.describe(f"validation {score:.4f}")
             if self.iteration % SAVE_EVERY == 0 or self.iteration == self.recipe.iterations:
                 self.save()
 

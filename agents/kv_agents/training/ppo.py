@@ -22,7 +22,6 @@ from kv_agents.learned import checkpoints
 from kv_agents.learned.scorer import Scorer
 from kv_agents.training.course import Course, Log, load_state, mean_return, save_state
 from kv_agents.training.sb3 import SlotPolicy, SlotVecEnv
-from kv_gym.bench.display import progress_bar
 from kv_gym.config import make_config
 from kv_gym.envs.vector_env import KVEvictVectorEnv
 
@@ -159,9 +158,9 @@ class PPOTrainer:
         if self.model.num_timesteps == 0:
             self.evaluate()
         if left > 0:
-            with progress_bar("steps") as bar:
-                callback = _Watch(self, bar, bar.add_task("", total=self.recipe.steps))
-                self.model.learn(left, callback=callback, reset_num_timesteps=False)
+            self.course.progress.begin("steps", self.recipe.steps)
+            self.course.progress.advance(self.model.num_timesteps)
+            self.model.learn(left, callback=_Watch(self), reset_num_timesteps=False)
             self.evaluate()
         self.save()
 
@@ -199,22 +198,23 @@ class PPOTrainer:
 
 
 class _Watch(BaseCallback):
-    """Moves the bar, evaluates, and saves after each update."""
+    """Reports progress, evaluates, and saves after each update."""
 
-    def __init__(self, trainer: PPOTrainer, bar: Any, task: Any) -> None:
+    def __init__(self, trainer: PPOTrainer) -> None:
         super().__init__()
-        self.trainer, self.bar, self.task = trainer, bar, task
+        self.trainer, self._told = trainer, trainer.model.num_timesteps
         self._next = trainer.recipe.evaluate_every * (trainer.model.num_timesteps // trainer.recipe.evaluate_every + 1)
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps >= self._next:
             self._next += self.trainer.recipe.evaluate_every
             value = self.trainer.evaluate()
-            self.bar.update(self.task, description=f"validation return {value:.3f}")
+            self.trainer.course.progress.describe(f"validation return {value:.3f}")
         self.trainer.save()
 
     def _on_step(self) -> bool:
-        self.bar.update(self.task, completed=self.num_timesteps)
+        self.trainer.course.progress.advance(self.num_timesteps - self._told)
+        self._told = self.num_timesteps
         return True
 
 

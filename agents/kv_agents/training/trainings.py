@@ -11,6 +11,7 @@ from kv_agents.training.course import Course
 from kv_agents.training.distill import Distiller, DistillRecipe
 from kv_agents.training.grpo import GRPORecipe, Tuner
 from kv_agents.training.ppo import PPORecipe, PPOTrainer
+from kv_gym.bench.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,10 @@ class Training:
     out: Path
     trainer: Callable[[Course, Any, Path], Any]
 
-    def begin(self, recipe: Any, env_id: str, options: dict[str, Any], work: Path) -> Any:
+    def begin(self, recipe: Any, env_id: str, options: dict[str, Any], work: Path, progress: Progress) -> Any:
         """Return the trainer, with the problems of an environment and their references."""
-        return self.trainer(Course(env_id, options, recipe.families, recipe.n_train, recipe.n_validation), recipe, work)
+        course = Course(env_id, options, recipe.families, recipe.n_train, recipe.n_validation, progress)
+        return self.trainer(course, recipe, work)
 
 
 distill = Training(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kv_gym.bench.benchmark import Silent
+from kv_gym.bench.progress import Silent
 from kv_gym.commands import main as cli
 from kv_gym.leaderboard.protocol import read_protocol
 from kv_gym.leaderboard.verify import check_submission

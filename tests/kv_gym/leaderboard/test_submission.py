@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from kv_gym.bench.benchmark import Silent
+from kv_gym.bench.progress import Silent
 from kv_gym.commands import main as cli
 from kv_gym.errors import ConfigError
 from kv_gym.leaderboard.actions import actions_hash, pack_actions, unpack_actions
