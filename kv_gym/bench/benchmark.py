@@ -7,123 +7,27 @@ for itself, so in generate mode its losses say nothing. Rows are written as epis
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from kv_gym.agents import AgentLike, AgentSource, agent_source, prepare_agent
+from kv_gym.agents import agent_source, prepare_agent
 from kv_gym.bench import provenance
+from kv_gym.bench.plan import Bench, Cell, Episode, plays, prepare, result_settings
+from kv_gym.bench.play import AgentFailure, Time, full_cache_record, play
 from kv_gym.bench.progress import Progress, Silent
 from kv_gym.bench.rows import EpisodeRow, RowFile, RowKey, RunRow, sha256_of
-from kv_gym.config import EnvConfig, env_page, make_config
-from kv_gym.engine.episodes import ENTROPY_SHARE, EpisodeBatch, EpisodeRecord, StepResult, is_playable
-from kv_gym.engine.reference import Reference, ReferenceStore, answer_start
-from kv_gym.errors import ConfigError, ScoreError
+from kv_gym.config import EnvConfig
+from kv_gym.engine.episodes import EpisodeRecord
 from kv_gym.llm.loading import FrozenLLM, load_llm
-from kv_gym.problems import Problem, list_problems
-
-Mode = Literal["generate", "replay"]
-MODES: tuple[Mode, ...] = ("generate", "replay")
-WIDTH = 32
-MAX_FAILURE_CHARS = 500
-# What cannot move a row, is a part of its key by itself, or (the model) is in the fingerprint.
-NO_SETTING = {
-    "budget", "mode", "shadow", "n_problems", "split", "problem_seed", "model", "revision", "dtype", "action",
-    "observe_kv", "hindsight", "w_correct", "w_loss", "w_attention", "n_recent", "granularity",
-}  # fmt: skip
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What to run.
-
-    Attributes:
-        env_id: The environment.
-        agents: Agents, built.
-        budgets: Slots; default is the page's.
-        problems: The first so many of the problem set; default is the page's.
-        seeds: Episode seeds 0 to `seeds - 1`.
-        modes: `generate`, `replay` or both; default is the page's.
-        width: Episodes side by side.
-        options: Other settings of the environment. Environments play the train split; the benchmark plays test.
-    """
-
-    env_id: str
-    agents: Sequence[AgentLike]
-    budgets: Sequence[int] = ()
-    problems: int | None = None
-    seeds: int = 1
-    modes: Sequence[Mode] = ()
-    width: int = WIDTH
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        defaults = env_page(self.env_id).bench
-        object.__setattr__(self, "budgets", tuple(dict.fromkeys(self.budgets or defaults.budgets)))
-        object.__setattr__(self, "modes", tuple(self.modes or defaults.modes))
-        object.__setattr__(self, "problems", defaults.problems if self.problems is None else self.problems)
-        for name in ("problems", "seeds", "width"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} leaves nothing to run. Use 1 or more.")
-        if not self.agents:
-            raise ConfigError("there is no agent to run. Name at least one.")
-
-    def config(self, budget: int, mode: Mode) -> EnvConfig:
-        """Settings of one cell."""
-        options = {"split": "test", **self.options, "budget": budget, "mode": mode, "shadow": mode == "replay"}
-        return make_config(self.env_id, **options, n_problems=self.problems)
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One problem with one seed.
-
-    Attributes:
-        seconds: Time that its reference took, where it was generated in this run.
-    """
-
-    reference: Reference
-    seed: int
-    seconds: float | None = None
-
-    @property
-    def problem(self) -> Problem:
-        """What is asked."""
-        return self.reference.problem
-
-
-@dataclass
-class Time:
-    """Share of the wall time that an episode took.
-
-    Attributes:
-        seconds: In all.
-        scoring: In the agent.
-    """
-
-    seconds: float = 0.0
-    scoring: float = 0.0
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One agent at one budget in one mode, with the episodes it is measured on."""
-
-    agent: AgentLike
-    source: AgentSource
-    config: EnvConfig
-    episodes: list[Episode]
 
 
 @dataclass
@@ -141,15 +45,6 @@ class BenchResult:
     runs: list[RunRow]
     left_out: dict[int, list[str]]
     n_new: int
-
-
-class AgentFailure(Exception):
-    """An agent raised; the cause says what."""
-
-    @property
-    def reason(self) -> str:
-        """Class and message of the cause, bounded."""
-        return f"{type(self.__cause__).__name__}: {self.__cause__}"[:MAX_FAILURE_CHARS]
 
 
 def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> BenchResult:
@@ -188,46 +83,6 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
     return BenchResult(rows, [found.runs[i] for i in dict.fromkeys(row.run_id for row in rows)], left_out, runner.n_new)
 
 
-def _left_out(episodes: Sequence[Episode], played: Sequence[Episode]) -> list[str]:
-    """Problems without any episode that is played."""
-    there = {episode.problem.id for episode in played}
-    return [problem for problem in dict.fromkeys(episode.problem.id for episode in episodes) if problem not in there]
-
-
-def plays(reference: Reference, config: EnvConfig) -> bool:
-    """Whether an episode can be played: as `is_playable`, and a protected prompt leaves something to choose."""
-    room = not config.protect_prompt or reference.n_prompt + config.recent < config.budget
-    return room and is_playable(reference, config)
-
-
-def prepare(llm: FrozenLLM, config: EnvConfig, seeds: int, width: int, progress: Progress) -> list[Episode]:
-    """Return an episode for every problem and seed, with the full-cache generation of each."""
-    wanted = [(problem, seed) for problem in list_problems(config) for seed in range(seeds)]
-    store = ReferenceStore(llm, config)
-    keys = [store.key(problem, seed) for problem, seed in wanted]
-    unique = dict(zip(keys, wanted, strict=True))  # greedy: one reference for all seeds
-    missing = [key for key in unique if not store.path(key).exists()]
-    progress.begin("full-cache references", len(missing))
-    seconds: dict[str, float] = {}
-    for start in range(0, len(missing), width):
-        part = missing[start : start + width]
-        clock = time.perf_counter()
-        store.get([unique[key][0] for key in part], [unique[key][1] for key in part], width=width)
-        seconds |= dict.fromkeys(part, (time.perf_counter() - clock) / len(part))
-        progress.advance(len(part))
-    references = store.get([problem for problem, _ in wanted], [seed for _, seed in wanted], width=width)
-    return [
-        Episode(reference, seed, seconds.get(key))
-        for reference, (_, seed), key in zip(references, wanted, keys, strict=True)
-    ]
-
-
-def result_settings(config: EnvConfig) -> dict[str, Any]:
-    """Every setting that can move a row, apart from budget, mode, problem, seed and model, which its key holds."""
-    settings = config.model_dump(mode="json", exclude=NO_SETTING)
-    return settings | {"recent": config.recent, "shared": config.shared}
-
-
 def describe_run(
     llm: FrozenLLM, bench: Bench, config: EnvConfig, left_out: dict[int, list[str]], output: Path
 ) -> RunRow:
@@ -254,93 +109,10 @@ def describe_run(
     ).signed()
 
 
-def play(
-    llm: FrozenLLM, config: EnvConfig, agent: AgentLike, episodes: Sequence[Episode], width: int,
-    evictions: bool = False,
-) -> Iterator[tuple[Episode, EpisodeRecord, Time]]:  # fmt: skip
-    """Play episodes side by side; a row that ends is filled with the next one. Records hold `evictions` if asked for.
-
-    Yields:
-        (Episode, its record, its share of the time), as they end.
-
-    Raises:
-        AgentFailure: The agent raised, or its scores cannot be used.
-    """
-    waiting, running = deque(episodes), dict[int, Episode]()
-    batch = EpisodeBatch(
-        llm, config, min(width, len(episodes)), statistics=agent.needs_statistics, hindsight=agent.uses_hindsight,
-        evictions=evictions,
-    )  # fmt: skip
-    spent = [Time() for _ in range(batch.n)]
-    free = list(range(batch.n))
-    while running or waiting:
-        clock = time.perf_counter()
-        started = {row: waiting.popleft() for row in free[: len(waiting)]}
-        if started:
-            batch.reset(list(started), [e.reference for e in started.values()], [e.seed for e in started.values()])
-            running |= started
-        scoring = decide(batch, agent)[0]
-        free = [row for row in running if not batch.active[row]]
-        share = (time.perf_counter() - clock) / len(running)
-        for row in running:
-            spent[row].seconds += share
-            spent[row].scoring += scoring / len(running)
-        for row in free:
-            yield running.pop(row), batch.record(row), spent[row]
-            spent[row] = Time()
-
-
-def decide(batch: EpisodeBatch, agent: AgentLike) -> tuple[float, StepResult]:
-    """Let the agent choose and the LLM write; errors of the agent become `AgentFailure`.
-
-    Returns:
-        (Seconds that the agent took, what the step did).
-    """
-    clock = time.perf_counter()
-    try:
-        with torch.no_grad():
-            scores = agent.score(batch.slots())
-        if not isinstance(scores, torch.Tensor):
-            raise ScoreError(f"keep scores are {type(scores).__name__}, not a tensor of shape [N, L, H_kv, S].")
-    except Exception as error:
-        raise AgentFailure from error
-    if scores.is_cuda:
-        torch.cuda.synchronize(scores.device)  # else the clock stops before the work is done
-    scoring = time.perf_counter() - clock
-    try:
-        return scoring, batch.step(scores)
-    except ScoreError as error:
-        raise AgentFailure from error
-
-
-def full_cache_record(llm: FrozenLLM, config: EnvConfig, reference: Reference) -> EpisodeRecord:
-    """What an episode without evictions gives: its reference, measured over the same tokens as in replay."""
-    generated = reference.tokens[reference.n_prompt :]
-    replay = config.mode == "replay"
-    end = answer_start(llm, reference) if replay else 0
-    measured = slice(max(config.slots + 1, reference.n_prompt), end)
-    surprisal = reference.surprisal[measured].double()
-    high = reference.entropy[measured] > reference.entropy_percentile(ENTROPY_SHARE)
-    loss, low, high_loss = (float(x.mean()) for x in (surprisal, surprisal[~high], surprisal[high]))  # NaN of nothing
-    spike = 0.0 if replay else math.nan
-    return EpisodeRecord(
-        correct=reference.correct,
-        stop=reference.stop,
-        n_tokens=len(generated),
-        n_steps=0,
-        loss_spike=spike,
-        attention_spike=spike,
-        missed_attention=spike,
-        loss=loss,
-        loss_full=loss,
-        loss_low=low,
-        loss_low_full=low,
-        loss_high=high_loss,
-        loss_high_full=high_loss,
-        tokens_sha256=hashlib.sha256(generated.int().cpu().numpy().tobytes()).hexdigest(),
-        actions_sha256=hashlib.sha256().hexdigest(),
-        text="",
-    )
+def _left_out(episodes: Sequence[Episode], played: Sequence[Episode]) -> list[str]:
+    """Problems without any episode that is played."""
+    there = {episode.problem.id for episode in played}
+    return [problem for problem in dict.fromkeys(episode.problem.id for episode in episodes) if problem not in there]
 
 
 class _Runner:

@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kv_gym.agents import AgentLike
-from kv_gym.bench.benchmark import Bench, prepare, run_bench
+from kv_gym.bench.benchmark import run_bench
+from kv_gym.bench.plan import Bench, prepare
 from kv_gym.bench.progress import Progress, Silent
 from kv_gym.bench.report import Report, build_report
 from kv_gym.config import env_page

@@ -1,13 +1,12 @@
-"""The results page of a suite: a table per environment, cross tables, a plot."""
+"""The results page of a suite: a table per environment and cross tables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-from kv_gym.bench.display import draw, new_figure, save_figure
 from kv_gym.bench.report import CellReport, Report
 from kv_gym.bench.suite import Part
+from kv_gym.bench.tables import markdown_table
 
 WITHIN = 0.02
 """Accuracy that an agent may lack to the full cache and still count as equal to it."""
@@ -46,12 +45,9 @@ def _halves(parts: Mapping[str, Part]) -> str:
 def cross_table(parts: Mapping[str, Part], text: Callable[[Part, str], str]) -> str:
     """A Markdown table of agents x environments; agents in the order of the first report."""
     agents = dict.fromkeys(agent for part in parts.values() for agent in part.report.agents)
-    lines = ["| agent | " + " | ".join(parts) + " |", "|---|" + "---:|" * len(parts)]
-    for agent in agents:
-        cells = [text(part, agent) for part in parts.values()]
-        if any(cells):
-            lines.append(f"| {_shown(parts, agent)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = {agent: [text(part, agent) for part in parts.values()] for agent in agents}
+    shown = [[_shown(parts, agent), *cells] for agent, cells in rows.items() if any(cells)]
+    return markdown_table(["agent", *parts], shown)
 
 
 def _shown(parts: Mapping[str, Part], agent: str) -> str:
@@ -64,12 +60,11 @@ def part_table(part: Part) -> str:
     """Accuracy per agent and budget, the half marked, and the smallest budget that is enough."""
     report = part.report
     heads = [f"{budget} (half)" if budget == part.half else str(budget) for budget in report.budgets]
-    lines = ["| accuracy, % | " + " | ".join(heads) + " | enough |", "|---|" + "---:|" * (len(heads) + 1)]
+    rows = []
     for agent in report.agents:
         cells = [accuracy(report.cell(agent, budget)) for budget in report.budgets]
-        name = _shown({"": part}, agent)
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {smallest_text(report, agent)} |")
-    return "\n".join(lines)
+        rows.append([_shown({"": part}, agent), *cells, smallest_text(report, agent)])
+    return markdown_table(["accuracy, %", *heads, "enough"], rows)
 
 
 def accuracy(cell: CellReport | None) -> str:
@@ -108,17 +103,3 @@ def smallest_text(report: Report, agent: str) -> str:
     if not cells or not cells[0].evicts:
         return ""
     return str(smallest_budget(report, agent) or "-")
-
-
-def save_suite_plot(parts: Mapping[str, Part], path: Path) -> None:
-    """Accuracy against budget, a panel per environment."""
-    figure = new_figure(11.0, 3.6 * ((len(parts) + 1) // 2))
-    panels = figure.subplots((len(parts) + 1) // 2, 2, squeeze=False).flatten()
-    for axes, (name, part) in zip(panels, parts.items(), strict=False):
-        draw(axes, part.report)
-        axes.set_title(name, loc="left", fontsize=11)
-        axes.axvline(part.half, color="0.8", linewidth=1, zorder=0)
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=7)
-    for axes in panels[len(parts) :]:
-        axes.remove()
-    save_figure(figure, path)

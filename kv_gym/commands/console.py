@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+
+    from kv_gym.bench.report import Report
+    from kv_gym.bench.tables import Table
 
 PIPE_COLUMNS = 200  # width of tables that are not written to a terminal
 
@@ -29,6 +32,39 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def report_view(report: Report) -> RenderableType:
+    """A report for the terminal: its tables, what failed, and what is worth knowing about the numbers."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from kv_gym.bench.tables import failures, notes, tables
+
+    parts: list[RenderableType] = [_table_view(table) for table in tables(report)]
+    parts += [Text(line, style="red") for line in failures(report)]
+    return Group(*parts, *(Text(line, style="dim") for line in notes(report)))
+
+
+def _table_view(data: Table) -> RenderableType:
+    """One table; references stand below a line, in italics."""
+    from rich import box, table
+    from rich.console import Group
+    from rich.text import Text
+
+    view = table.Table(box=box.SIMPLE, pad_edge=False)
+    view.add_column("agent")
+    for budget in data.budgets:
+        view.add_column(str(budget), justify="right", no_wrap=True)
+    above = None
+    for line in data.lines:
+        if above is not None and above != line.ranked:
+            view.add_section()
+        above = line.ranked
+        name = f"{line.agent} (hindsight)" if line.hindsight else line.agent
+        texts = [Text.assemble((entry.text, "bold" if entry.bold else "")) for entry in line.entries]
+        view.add_row(Text(name), *texts, style=None if line.ranked else "italic")
+    return Group(Text(data.title, style="bold"), view)
+
+
 def watched(run: Callable[[BarProgress], Result], path: Path, made: str = "rows") -> Result:
     """Run with a bar; a stopped run says where what it `made` is."""
     with BarProgress() as progress:
@@ -44,9 +80,14 @@ class BarProgress:
     """Progress as a bar on stderr: what is under way, how many are done, the time left."""
 
     def __init__(self) -> None:
-        from kv_gym.bench.display import progress_bar
+        from rich import progress
+        from rich.console import Console
 
-        self._bar = progress_bar("{task.fields[stage]}")
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.fields[stage]}"), progress.BarColumn(), progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(), progress.TextColumn("left"), progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.description}", style="cyan"), console=Console(stderr=True),
+        )  # fmt: skip
         self._task: Any = None
 
     def __enter__(self) -> BarProgress:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kv_gym import __version__
-from kv_gym.commands.console import console, say, watched
+from kv_gym.commands.console import console, report_view, say, watched
 from kv_gym.commands.leaderboard import leaderboard_app
 from kv_gym.commands.models import models_app
 from kv_gym.commands.options import build_agent, parse_settings
@@ -25,7 +25,8 @@ from kv_gym.commands.watch import watch
 from kv_gym.errors import ConfigError, KVGymError
 
 if TYPE_CHECKING:
-    from kv_gym.bench.benchmark import Bench, BenchResult
+    from kv_gym.bench.benchmark import BenchResult
+    from kv_gym.bench.plan import Bench
     from kv_gym.bench.report import Report
 
 ROWS_FILE, REPORT_FILE, PLOT_FILE = "rows.jsonl", "report.json", "accuracy.png"
@@ -183,7 +184,7 @@ def report(
         raise RowFileError(f"{path} holds no episodes yet. Run `kv-gym bench` first.")
     summed = build_report(chosen, found.runs.values(), len(found.episodes) - len(chosen))
     if as_markdown:
-        from kv_gym.bench.display import markdown
+        from kv_gym.bench.tables import markdown
 
         print(markdown(summed))
         return
@@ -252,7 +253,7 @@ def _plan(
     for budget in budgets or page.bench.budgets:  # mistakes show before torch is loaded
         make_config(env_id, **options, budget=budget)
     from kv_gym.agents import agent_entries
-    from kv_gym.bench.benchmark import MODES, Bench
+    from kv_gym.bench.plan import MODES, Bench
 
     modes = [known for known in MODES if mode in (ModeChoice.both, known)]  # none: those of the page
     if names == [ALL_AGENTS]:
@@ -270,8 +271,9 @@ def _run(plan: Bench, path: Path) -> BenchResult:
 def _bench_suite(
     name: str, agents: list[str] | None, budgets: list[int] | None, problems: int | None, width: int, folder: Path
 ) -> None:
+    from kv_gym.bench.plots import save_suite_plot
     from kv_gym.bench.suite import load_suite, run_suite
-    from kv_gym.bench.suite_page import page, save_suite_plot
+    from kv_gym.bench.suite_page import page
 
     chosen = {"agents": agents, "budgets": budgets, "problems": problems}
     suite = load_suite(name).model_copy(update={key: value for key, value in chosen.items() if value})
@@ -298,12 +300,12 @@ def save_json(report: Report, path: Path) -> None:
 
 def show(report: Report, as_json: bool, plot: Path | None) -> None:
     """Print a report, as tables or as JSON, and save its plot."""
-    from kv_gym.bench.display import save_plot, tables
+    from kv_gym.bench.plots import save_plot
 
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
     else:
-        console().print(tables(report))
+        console().print(report_view(report))
     if plot is not None:
         save_plot(report, plot)
         say(f"plot: {plot}")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kv_gym.agents import AgentLike
-from kv_gym.bench.benchmark import AgentFailure, Episode, full_cache_record, play, plays, prepare
+from kv_gym.bench.plan import Episode, plays, prepare
+from kv_gym.bench.play import AgentFailure, full_cache_record, play
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import sha256_of
 from kv_gym.config import EnvConfig

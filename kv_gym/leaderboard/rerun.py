@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest, fisher_exact
 
 from kv_gym.agents import AgentLike, load_agent, prepare_agent
-from kv_gym.bench.benchmark import Episode, plays
+from kv_gym.bench.plan import Episode, plays
 from kv_gym.bench.progress import Progress
 from kv_gym.leaderboard.finding import Finding
 from kv_gym.leaderboard.play import BoardCell, play_cell, references

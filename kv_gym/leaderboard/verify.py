@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from kv_gym.bench.benchmark import Episode
+from kv_gym.bench.plan import Episode
 from kv_gym.bench.progress import Progress
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.engine.eviction import others

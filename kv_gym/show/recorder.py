@@ -9,7 +9,8 @@ from torch import Tensor
 
 from kv_gym.agents import AgentLike, agent_source
 from kv_gym.bench import provenance
-from kv_gym.bench.benchmark import AgentFailure, decide, full_cache_record, result_settings
+from kv_gym.bench.plan import result_settings
+from kv_gym.bench.play import AgentFailure, decide, full_cache_record
 from kv_gym.config import EnvConfig
 from kv_gym.engine.episodes import EpisodeBatch, EpisodeRecord
 from kv_gym.engine.reference import Reference

@@ -109,7 +109,7 @@ class RecordedEpisode(_Part):
         stop: `eos` or `length`.
         n_prompt: Tokens of the prompt.
         tokens_sha256, actions_sha256: As in the rows; equal for the same episode.
-        settings: Those that can move a result (`kv_gym.bench.benchmark.result_settings`).
+        settings: Those that can move a result (`kv_gym.bench.plan.result_settings`).
         recorded: UTC, ISO 8601.
     """
 

@@ -24,8 +24,9 @@ from kv_agents.heuristics.streaming import Streaming
 from torch import Tensor
 
 from kv_gym.agents import load_agent
-from kv_gym.bench import benchmark
-from kv_gym.bench.benchmark import Bench, BenchResult, run_bench
+from kv_gym.bench import benchmark, play
+from kv_gym.bench.benchmark import BenchResult, run_bench
+from kv_gym.bench.plan import Bench
 from kv_gym.bench.rows import EpisodeRow, RowFileError, read_rows
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
 from kv_gym.engine.reference import Reference, ReferenceStore
@@ -224,7 +225,7 @@ def test_the_seconds_of_a_cell_sum_to_its_time(small: Bench, monkeypatch: pytest
         return write(batch)
 
     monkeypatch.setattr(EpisodeBatch, "write", counting)
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(play.time, "perf_counter", lambda: float(next(ticks)))
     rows = run_bench(replace(small, width=2, modes=["replay"]), tmp_path / "rows.jsonl").rows
     assert sum(row.seconds or 0 for row in rows) == pytest.approx(3 * steps["n"])
     assert sum(row.scoring_seconds or 0 for row in rows) == pytest.approx(steps["n"])

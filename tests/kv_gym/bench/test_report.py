@@ -11,9 +11,11 @@ import pytest
 from matplotlib import image
 from rich.console import Console
 
-from kv_gym.bench.display import failures, markdown, notes, save_plot, short, tables
+from kv_gym.bench.plots import save_plot
 from kv_gym.bench.report import Report, build_report, newest_rows
 from kv_gym.bench.rows import EpisodeRow, Rows, RunRow
+from kv_gym.bench.tables import failures, markdown, notes, short
+from kv_gym.commands.console import report_view
 
 N = 8
 
@@ -68,7 +70,7 @@ def report(episodes: list[EpisodeRow]) -> Report:
 
 def printed(report: Report) -> str:
     console = Console(file=io.StringIO(), width=160)
-    console.print(tables(report))
+    console.print(report_view(report))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -204,7 +206,7 @@ def test_tables_show_agents_by_budget(report: Report) -> None:
 
 def test_the_best_and_its_equals_are_bold(report: Report) -> None:
     console = Console(file=io.StringIO(), width=160, force_terminal=True, color_system="standard")
-    console.print(tables(report))
+    console.print(report_view(report))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "\x1b[1m50 [" in text  # good at 64
     assert "\x1b[1m0 [" not in text  # bad at 64

@@ -13,7 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from kv_gym import agents
-from kv_gym.bench.benchmark import Bench, run_bench
+from kv_gym.bench.benchmark import run_bench
+from kv_gym.bench.plan import Bench
 from kv_gym.commands import main as cli
 from kv_gym.commands.watch import _answer_line, _show_live, show
 

@@ -18,7 +18,8 @@ from kv_agents.heuristics.rkv import RKV
 from torch import Tensor
 
 from kv_gym.agents import AgentLike
-from kv_gym.bench.benchmark import Bench, run_bench
+from kv_gym.bench.benchmark import run_bench
+from kv_gym.bench.plan import Bench
 from kv_gym.commands import main as cli
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.episodes import EpisodeBatch

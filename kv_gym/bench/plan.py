@@ -1,0 +1,129 @@
+"""What a benchmark plays: agents x budgets x modes, and the episodes of each cell with their references."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kv_gym.agents import AgentLike, AgentSource
+from kv_gym.bench.progress import Progress
+from kv_gym.config import EnvConfig, env_page, make_config
+from kv_gym.engine.episodes import is_playable
+from kv_gym.engine.reference import Reference, ReferenceStore
+from kv_gym.errors import ConfigError
+from kv_gym.llm.loading import FrozenLLM
+from kv_gym.problems import Problem, list_problems
+
+Mode = Literal["generate", "replay"]
+MODES: tuple[Mode, ...] = ("generate", "replay")
+WIDTH = 32
+# What cannot move a row, is a part of its key by itself, or (the model) is in the fingerprint.
+NO_SETTING = {
+    "budget", "mode", "shadow", "n_problems", "split", "problem_seed", "model", "revision", "dtype", "action",
+    "observe_kv", "hindsight", "w_correct", "w_loss", "w_attention", "n_recent", "granularity",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What to run.
+
+    Attributes:
+        env_id: The environment.
+        agents: Agents, built.
+        budgets: Slots; default is the page's.
+        problems: The first so many of the problem set; default is the page's.
+        seeds: Episode seeds 0 to `seeds - 1`.
+        modes: `generate`, `replay` or both; default is the page's.
+        width: Episodes side by side.
+        options: Other settings of the environment. Environments play the train split; the benchmark plays test.
+    """
+
+    env_id: str
+    agents: Sequence[AgentLike]
+    budgets: Sequence[int] = ()
+    problems: int | None = None
+    seeds: int = 1
+    modes: Sequence[Mode] = ()
+    width: int = WIDTH
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        defaults = env_page(self.env_id).bench
+        object.__setattr__(self, "budgets", tuple(dict.fromkeys(self.budgets or defaults.budgets)))
+        object.__setattr__(self, "modes", tuple(self.modes or defaults.modes))
+        object.__setattr__(self, "problems", defaults.problems if self.problems is None else self.problems)
+        for name in ("problems", "seeds", "width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} leaves nothing to run. Use 1 or more.")
+        if not self.agents:
+            raise ConfigError("there is no agent to run. Name at least one.")
+
+    def config(self, budget: int, mode: Mode) -> EnvConfig:
+        """Settings of one cell."""
+        options = {"split": "test", **self.options, "budget": budget, "mode": mode, "shadow": mode == "replay"}
+        return make_config(self.env_id, **options, n_problems=self.problems)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One problem with one seed.
+
+    Attributes:
+        seconds: Time that its reference took, where it was generated in this run.
+    """
+
+    reference: Reference
+    seed: int
+    seconds: float | None = None
+
+    @property
+    def problem(self) -> Problem:
+        """What is asked."""
+        return self.reference.problem
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One agent at one budget in one mode, with the episodes it is measured on."""
+
+    agent: AgentLike
+    source: AgentSource
+    config: EnvConfig
+    episodes: list[Episode]
+
+
+def plays(reference: Reference, config: EnvConfig) -> bool:
+    """Whether an episode can be played: as `is_playable`, and a protected prompt leaves something to choose."""
+    room = not config.protect_prompt or reference.n_prompt + config.recent < config.budget
+    return room and is_playable(reference, config)
+
+
+def prepare(llm: FrozenLLM, config: EnvConfig, seeds: int, width: int, progress: Progress) -> list[Episode]:
+    """Return an episode for every problem and seed, with the full-cache generation of each."""
+    wanted = [(problem, seed) for problem in list_problems(config) for seed in range(seeds)]
+    store = ReferenceStore(llm, config)
+    keys = [store.key(problem, seed) for problem, seed in wanted]
+    unique = dict(zip(keys, wanted, strict=True))  # greedy: one reference for all seeds
+    missing = [key for key in unique if not store.path(key).exists()]
+    progress.begin("full-cache references", len(missing))
+    seconds: dict[str, float] = {}
+    for start in range(0, len(missing), width):
+        part = missing[start : start + width]
+        clock = time.perf_counter()
+        store.get([unique[key][0] for key in part], [unique[key][1] for key in part], width=width)
+        seconds |= dict.fromkeys(part, (time.perf_counter() - clock) / len(part))
+        progress.advance(len(part))
+    references = store.get([problem for problem, _ in wanted], [seed for _, seed in wanted], width=width)
+    return [
+        Episode(reference, seed, seconds.get(key))
+        for reference, (_, seed), key in zip(references, wanted, keys, strict=True)
+    ]
+
+
+def result_settings(config: EnvConfig) -> dict[str, Any]:
+    """Every setting that can move a row, apart from budget, mode, problem, seed and model, which its key holds."""
+    settings = config.model_dump(mode="json", exclude=NO_SETTING)
+    return settings | {"recent": config.recent, "shared": config.shared}

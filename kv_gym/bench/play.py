@@ -1,0 +1,133 @@
+"""Playing episodes side by side with an agent, whatever the agent does."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kv_gym.agents import AgentLike
+from kv_gym.bench.plan import Episode
+from kv_gym.config import EnvConfig
+from kv_gym.engine.episodes import ENTROPY_SHARE, EpisodeBatch, EpisodeRecord, StepResult
+from kv_gym.engine.reference import Reference, answer_start
+from kv_gym.errors import ScoreError
+from kv_gym.llm.loading import FrozenLLM
+
+MAX_FAILURE_CHARS = 500
+
+
+@dataclass
+class Time:
+    """Share of the wall time that an episode took.
+
+    Attributes:
+        seconds: In all.
+        scoring: In the agent.
+    """
+
+    seconds: float = 0.0
+    scoring: float = 0.0
+
+
+class AgentFailure(Exception):
+    """An agent raised; the cause says what."""
+
+    @property
+    def reason(self) -> str:
+        """Class and message of the cause, bounded."""
+        return f"{type(self.__cause__).__name__}: {self.__cause__}"[:MAX_FAILURE_CHARS]
+
+
+def play(
+    llm: FrozenLLM, config: EnvConfig, agent: AgentLike, episodes: Sequence[Episode], width: int,
+    evictions: bool = False,
+) -> Iterator[tuple[Episode, EpisodeRecord, Time]]:  # fmt: skip
+    """Play episodes side by side; a row that ends is filled with the next one. Records hold `evictions` if asked for.
+
+    Yields:
+        (Episode, its record, its share of the time), as they end.
+
+    Raises:
+        AgentFailure: The agent raised, or its scores cannot be used.
+    """
+    waiting, running = deque(episodes), dict[int, Episode]()
+    batch = EpisodeBatch(
+        llm, config, min(width, len(episodes)), statistics=agent.needs_statistics, hindsight=agent.uses_hindsight,
+        evictions=evictions,
+    )  # fmt: skip
+    spent = [Time() for _ in range(batch.n)]
+    free = list(range(batch.n))
+    while running or waiting:
+        clock = time.perf_counter()
+        started = {row: waiting.popleft() for row in free[: len(waiting)]}
+        if started:
+            batch.reset(list(started), [e.reference for e in started.values()], [e.seed for e in started.values()])
+            running |= started
+        scoring = decide(batch, agent)[0]
+        free = [row for row in running if not batch.active[row]]
+        share = (time.perf_counter() - clock) / len(running)
+        for row in running:
+            spent[row].seconds += share
+            spent[row].scoring += scoring / len(running)
+        for row in free:
+            yield running.pop(row), batch.record(row), spent[row]
+            spent[row] = Time()
+
+
+def decide(batch: EpisodeBatch, agent: AgentLike) -> tuple[float, StepResult]:
+    """Let the agent choose and the LLM write; errors of the agent become `AgentFailure`.
+
+    Returns:
+        (Seconds that the agent took, what the step did).
+    """
+    clock = time.perf_counter()
+    try:
+        with torch.no_grad():
+            scores = agent.score(batch.slots())
+        if not isinstance(scores, torch.Tensor):
+            raise ScoreError(f"keep scores are {type(scores).__name__}, not a tensor of shape [N, L, H_kv, S].")
+    except Exception as error:
+        raise AgentFailure from error
+    if scores.is_cuda:
+        torch.cuda.synchronize(scores.device)  # else the clock stops before the work is done
+    scoring = time.perf_counter() - clock
+    try:
+        return scoring, batch.step(scores)
+    except ScoreError as error:
+        raise AgentFailure from error
+
+
+def full_cache_record(llm: FrozenLLM, config: EnvConfig, reference: Reference) -> EpisodeRecord:
+    """What an episode without evictions gives: its reference, measured over the same tokens as in replay."""
+    generated = reference.tokens[reference.n_prompt :]
+    replay = config.mode == "replay"
+    end = answer_start(llm, reference) if replay else 0
+    measured = slice(max(config.slots + 1, reference.n_prompt), end)
+    surprisal = reference.surprisal[measured].double()
+    high = reference.entropy[measured] > reference.entropy_percentile(ENTROPY_SHARE)
+    loss, low, high_loss = (float(x.mean()) for x in (surprisal, surprisal[~high], surprisal[high]))  # NaN of nothing
+    spike = 0.0 if replay else math.nan
+    return EpisodeRecord(
+        correct=reference.correct,
+        stop=reference.stop,
+        n_tokens=len(generated),
+        n_steps=0,
+        loss_spike=spike,
+        attention_spike=spike,
+        missed_attention=spike,
+        loss=loss,
+        loss_full=loss,
+        loss_low=low,
+        loss_low_full=low,
+        loss_high=high_loss,
+        loss_high_full=high_loss,
+        tokens_sha256=hashlib.sha256(generated.int().cpu().numpy().tobytes()).hexdigest(),
+        actions_sha256=hashlib.sha256().hexdigest(),
+        text="",
+    )

@@ -1,0 +1,117 @@
+"""A report as a plot: accuracy against budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kv_gym.bench.report import CellReport, Report
+from kv_gym.bench.suite import Part
+from kv_gym.bench.tables import sample_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FULL_COLOUR, HINDSIGHT_COLOUR = "0.25", "0.5"
+MARKERS = "osD^vPX"
+PLOT_AGENTS = 10
+DODGE = 0.09  # width over which agents are spread at a budget, in octaves
+PLOT_DPI = 150
+
+
+def save_plot(report: Report, path: Path) -> None:
+    """Save accuracy against budget, with 95% intervals, as a PNG.
+
+    Agents stand a little beside each other at each budget, so that equal ones do not hide. Of many agents the best
+    `PLOT_AGENTS` are drawn, besides Golden Eviction.
+    """
+    figure = new_figure(9.0, 4.8)
+    axes = figure.add_subplot()
+    draw(axes, report)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title="mean, 95% interval")
+    save_figure(figure, path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, inches, that needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=PLOT_DPI)
+
+
+def draw(axes: Axes, report: Report) -> None:
+    """Draw accuracy against budget; no legend yet."""
+    ranked = list(dict.fromkeys(cell.agent for cell in report.cells if cell.ranked))  # best first
+    hindsight = list(dict.fromkeys(cell.agent for cell in report.cells if cell.uses_hindsight))
+    agents = [*ranked[:PLOT_AGENTS], *hindsight[:1]]
+    for place, agent in enumerate(agents):
+        shift = DODGE * (place - (len(agents) - 1) / 2) / max(1, len(agents) - 1)
+        cells = [cell for cell in report.cells if cell.agent == agent and cell.accuracy is not None]
+        if cells:
+            _draw_agent(axes, cells, place, 2**shift)
+    _draw_full(axes, report)
+    _dress(axes, report)
+
+
+def _draw_agent(axes: Axes, cells: Sequence[CellReport], place: int, shift: float) -> None:
+    accuracies = [cell.accuracy for cell in cells if cell.accuracy is not None]
+    budgets = [cell.budget * shift for cell in cells]
+    value, low, high = ([100 * getattr(a, name) for a in accuracies] for name in ("value", "low", "high"))
+    name, colour, style = cells[0].agent, f"C{place % 10}", "-"
+    if cells[0].uses_hindsight:
+        name, colour, style = f"{name} (hindsight)", HINDSIGHT_COLOUR, "--"
+    marker = "." if cells[0].uses_hindsight else MARKERS[place % len(MARKERS)]
+    axes.plot(budgets, value, label=name, color=colour, linestyle=style, linewidth=1.7, marker=marker, markersize=5.5)
+    axes.vlines(budgets, low, high, color=colour, linewidth=1.0, alpha=0.7)
+    axes.fill_between(budgets, low, high, color=colour, alpha=0.06, linewidth=0)
+
+
+def _draw_full(axes: Axes, report: Report) -> None:
+    """The full cache: one dashed line; it moves only where budgets play different problems."""
+    by_size = sorted(report.cells, key=lambda cell: cell.n_episodes)  # an unfinished cell gives way to a finished one
+    points = {cell.budget: 100 * cell.full_accuracy for cell in by_size if cell.full_accuracy is not None}
+    if not points:
+        return
+    budgets, values = zip(*sorted(points.items()), strict=True)
+    reach = [budgets[0] / 4, *budgets, budgets[-1] * 4]  # from one edge of the plot to the other
+    style: dict[str, Any] = {"color": FULL_COLOUR, "linestyle": "--", "linewidth": 1.3, "zorder": 1}
+    axes.plot(reach, [values[0], *values, values[-1]], label="full cache", **style)
+
+
+def _dress(axes: Axes, report: Report) -> None:
+    budgets = report.budgets
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(budgets[0] / 1.12, budgets[-1] * 1.12)
+    axes.set_xticks(budgets, [str(budget) for budget in budgets])
+    axes.minorticks_off()
+    axes.set_ylim(-3, 103)
+    axes.set_xlabel("budget, slots per layer and KV head")
+    axes.set_ylabel("accuracy, %")
+    axes.set_title(f"{report.env_id}: {sample_text(report)}, {report.model} model", loc="left", fontsize=11)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_suite_plot(parts: Mapping[str, Part], path: Path) -> None:
+    """Accuracy against budget, a panel per environment."""
+    figure = new_figure(11.0, 3.6 * ((len(parts) + 1) // 2))
+    panels = figure.subplots((len(parts) + 1) // 2, 2, squeeze=False).flatten()
+    for axes, (name, part) in zip(panels, parts.items(), strict=False):
+        draw(axes, part.report)
+        axes.set_title(name, loc="left", fontsize=11)
+        axes.axvline(part.half, color="0.8", linewidth=1, zorder=0)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=7)
+    for axes in panels[len(parts) :]:
+        axes.remove()
+    save_figure(figure, path)

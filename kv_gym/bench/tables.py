@@ -1,0 +1,188 @@
+"""A report as tables: what stands in each cell, for the terminal and for pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kv_gym.bench.intervals import Interval
+from kv_gym.bench.report import CellReport, Report
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands in a cell of a table."""
+
+    text: str = ""
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One agent, an entry a budget.
+
+    Attributes:
+        ranked: False for references.
+        hindsight: It knows the future.
+    """
+
+    agent: str
+    entries: tuple[Entry, ...]
+    ranked: bool
+    hindsight: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """Agents x budgets."""
+
+    title: str
+    budgets: tuple[int, ...]
+    lines: tuple[Line, ...]
+
+    @property
+    def filled(self) -> bool:
+        """Whether any cell has a text."""
+        return any(entry.text for line in self.lines for entry in line.entries)
+
+
+def tables(report: Report) -> list[Table]:
+    """What the terminal shows: accuracy, loss spike, loss ratio and cost; without empty tables."""
+    mode = "" if report.accuracy_mode == "generate" else " of the answer after the replayed trace"
+    found = [
+        matrix(report, f"Accuracy{mode}, % [95% interval]", _accuracy),
+        matrix(report, "Loss spike, nats² [95% interval]", lambda cell: _interval(cell.loss_spike)),
+        matrix(report, "Loss over full-cache loss [95% interval]", lambda cell: _interval(cell.loss_ratio)),
+        matrix(report, "KV cache, MiB · new tokens a second · share of the time spent in the agent", _cost),
+    ]
+    return [table for table in found if table.filled]
+
+
+def page_tables(report: Report) -> list[Table]:
+    """What a results page shows; without empty tables."""
+    found = [
+        matrix(report, "accuracy, %", _accuracy),
+        matrix(report, "loss ratio", lambda cell: _interval(cell.loss_ratio)),
+        matrix(report, "MiB · tokens/s · share in the agent", _cost),
+    ]
+    return [table for table in found if table.filled]
+
+
+def matrix(report: Report, title: str, entry: Callable[[CellReport], Entry]) -> Table:
+    """A table of agents x budgets; empty where an agent did not run."""
+    lines = []
+    for agent in report.agents:
+        cells = [report.cell(agent, budget) for budget in report.budgets]
+        there = next(cell for cell in cells if cell is not None)
+        entries = tuple(Entry() if cell is None else entry(cell) for cell in cells)
+        lines.append(Line(agent, entries, there.ranked, there.uses_hindsight))
+    return Table(title, tuple(report.budgets), tuple(lines))
+
+
+def markdown(report: Report) -> str:
+    """A results page: accuracy with intervals, loss ratios and cost per agent and budget, and the runs behind them."""
+    head = (
+        f"# Results on {report.env_id}\n\n{sample_text(report)} of the {report.split} split, model `{report.model}`. "
+        "95% bootstrap intervals over problems; agents in italics are references, not ranked."
+    )
+    parts = [" ".join([head, *_gaps(report)])]
+    for table in page_tables(report):
+        names = (line.agent if line.ranked else f"*{line.agent}*" for line in table.lines)
+        texts = ([entry.text for entry in line.entries] for line in table.lines)
+        rows = [[name, *entries] for name, entries in zip(names, texts, strict=True)]
+        parts.append(markdown_table([table.title, *map(str, table.budgets)], rows))
+    return "\n\n".join([*parts, "## Runs", "\n".join(_run_text(run) for run in report.runs)])
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table whose first column is text and whose others are numbers."""
+    lines = [head, *rows]
+    marks = "|---|" + "---:|" * (len(head) - 1)
+    first, *others = ("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join([first, marks, *others])
+
+
+def _run_text(run: dict[str, Any]) -> str:
+    """A line on one run: command, source, machine."""
+    git = run["git"] or {}
+    source = f"commit {git['commit'][:8]}{' (changed)' if git.get('dirty') else ''}, " if git else ""
+    libraries = "".join(f"{name} {run['versions'].get(name)}, " for name in ("torch", "transformers"))
+    return f"- `{run['command']}` ({source}{libraries}{run['threads']} threads, {run['hardware'].get('cpu')})"
+
+
+def failures(report: Report) -> list[str]:
+    """A line for every cell in which the agent raised."""
+    return [
+        f"{cell.agent}, budget {cell.budget}: {cell.n_failed} episodes failed and count as wrong. {cell.failure}"
+        for cell in report.cells
+        if cell.n_failed
+    ]
+
+
+def notes(report: Report) -> list[str]:
+    """What a reader should know about the numbers."""
+    lines = [f"{report.env_id}, {report.model}, {report.split}: {sample_text(report)}. Means over problems."]
+    if any(cell.versus_best for cell in report.cells if cell.ranked):
+        lines.append("Bold: the best ranked agent, and those whose paired difference to it includes 0.")
+    if any(not cell.ranked for cell in report.cells):
+        lines.append("Below the line: references, not ranked. (hindsight) knows the future.")
+    lines += _gaps(report)
+    if report.n_other:
+        lines.append(f"{report.n_other} rows of other settings, models or agent versions are in the file and not used.")
+    commits = {str(run["git"] and run["git"]["commit"][:8]) for run in report.runs}
+    if len(commits) > 1:
+        lines.append(f"Rows come from different commits: {', '.join(sorted(commits))}.")
+    return lines
+
+
+def _gaps(report: Report) -> list[str]:
+    """Where accuracy is of fewer problems than elsewhere, and so of other texts; and how many cannot be played."""
+    fewer = []
+    for budget in report.budgets:
+        counts = {cell.agent: cell.n_problems for cell in report.cells if cell.budget == budget and cell.n_problems}
+        most = max(counts.values(), default=report.n_problems)
+        if most < report.n_problems:
+            fewer.append(f"{most} at budget {budget}")
+        fewer += [f"{n} for {agent} at budget {budget}" for agent, n in counts.items() if n < most]
+    left_out = [f"{len(names)} at budget {budget}" for budget, names in sorted(report.left_out.items()) if names]
+    told = {"Accuracy of fewer problems": fewer, "Left out, too short or too long to play": left_out}
+    return [f"{what}: {', '.join(where)}." for what, where in told.items() if where]
+
+
+def sample_text(report: Report) -> str:
+    """How much a report is measured on."""
+    seeds = "" if report.n_seeds == 1 else f" x {report.n_seeds} seeds"
+    return f"{report.n_problems} problems{seeds}"
+
+
+def _accuracy(cell: CellReport) -> Entry:
+    if cell.accuracy is None:
+        return Entry()
+    value, low, high = (f"{100 * x:.0f}" for x in (cell.accuracy.value, cell.accuracy.low, cell.accuracy.high))
+    mark = "!" if cell.n_failed else ""
+    with_best = cell.ranked and (cell.versus_best is None or cell.versus_best.high >= 0)
+    return Entry(f"{mark}{value} [{low}, {high}]", with_best)
+
+
+def _interval(interval: Interval | None) -> Entry:
+    if interval is None:
+        return Entry()
+    return Entry(f"{short(interval.value)} [{short(interval.low)}, {short(interval.high)}]")
+
+
+def _cost(cell: CellReport) -> Entry:
+    size = "" if cell.kv_bytes_peak is None else short(cell.kv_bytes_peak / 2**20)
+    speed = "" if cell.tokens_per_second is None else f" · {cell.tokens_per_second:,.0f}"
+    scoring = "" if cell.scoring_share is None else f" · {100 * cell.scoring_share:.0f}%"
+    return Entry(size + speed + scoring)
+
+
+def short(value: float) -> str:
+    """Write a number with three digits: 0.0123, 1.23, 12.3, 123, 1.23e+04."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 9999.5 or abs(value) < 0.001:
+        return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
