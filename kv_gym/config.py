@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from kv_gym.errors import BudgetError, ConfigError, unknown_name
 from kv_gym.registry import CONFIG_FOLDER, env_ids
+from kv_gym.rewards import reward_settings
 
 
-class EnvConfig(BaseModel):
-    """Settings of one environment. Every field can be given to `gym.make` as a keyword."""
+class _Settings(BaseModel):
+    """All settings but those of the reward."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -75,18 +76,20 @@ class EnvConfig(BaseModel):
     hindsight: bool = Field(
         False, description="Whether `info['hindsight']`, which no agent may read, has Golden Eviction's labels."
     )
-    w_correct: float = Field(1.0, description="Reward of a right answer; of a partly right one, that share of it.")
-    w_loss: float = Field(0.02, ge=0, description="Penalty per unit of loss spike (nats squared).")
-    w_attention: float = Field(0.1, ge=0, description="Penalty per unit of attention spike (share of the attention).")
-    loss_threshold: float = Field(
-        1.5, ge=0, description="A token's loss increase counts in the loss spike from here on, nats."
-    )
-    loss_cap: float | None = Field(
-        None, gt=0, description="A larger loss increase counts as this one, nats; None: it counts in full."
-    )
-    attention_threshold: float = Field(
-        0.05, ge=0, le=1, description="Share of the attention that may be missed without an attention spike."
-    )
+
+
+if TYPE_CHECKING:  # what the reward adds is not known to type checkers
+    _WithReward = _Settings
+else:
+    _WithReward = create_model("_WithReward", __base__=_Settings, **reward_settings())
+
+
+class EnvConfig(_WithReward):
+    """Settings of one environment. Every field can be given to `gym.make` as a keyword.
+
+    Weights and thresholds of the reward are declared by its terms (`kv_gym.rewards`).
+    """
+
     entropy_threshold: float | None = Field(
         None,
         ge=0,

@@ -19,6 +19,6 @@ def hand_made(**changes: Any) -> Frame:
     frame = Frame(
         env_id="Env-v0", problem="p/0", family="sums", budget=2, step=3, n_prompt=1, tokens=("a", "b", "c", "d", "e"),
         held=HELD, gone=GONE, attention=ATTENTION, axis=8, kv_bytes=2048, kv_bytes_full=3 * 2**20, reward=0.5,
-        total=-0.25, loss_spike=0.125, attention_spike=0.375, score=None, n_ended=0, total_score=0.0,
+        total=-0.25, terms={"loss_spike": 0.125, "attention_spike": 0.375}, score=None, n_ended=0, total_score=0.0,
     )  # fmt: skip
     return replace(frame, **changes)

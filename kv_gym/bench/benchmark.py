@@ -20,12 +20,14 @@ import torch
 from kv_gym.agents import agent_source, prepare_agent
 from kv_gym.bench import provenance
 from kv_gym.bench.plan import Bench, Cell, Episode, plays, prepare, result_settings
-from kv_gym.bench.play import AgentFailure, Time, full_cache_record, play
+from kv_gym.bench.play import AgentFailure, Time, play
 from kv_gym.bench.progress import Progress, Silent
 from kv_gym.bench.rows import EpisodeRow, RowFile, RowKey, RunRow, sha256_of
 from kv_gym.config import EnvConfig
-from kv_gym.engine.episodes import EpisodeRecord
+from kv_gym.engine.records import EpisodeRecord, full_cache_record
 from kv_gym.llm.loading import FrozenLLM, load_llm
+
+RECORDED = ("correct", "stop", "n_tokens", "n_steps", "tokens_sha256", "actions_sha256")
 
 logger = logging.getLogger(__name__)
 
@@ -217,5 +219,5 @@ class _Runner:
 
 def _measured(record: EpisodeRecord) -> dict[str, Any]:
     """The fields of a record that a row holds, NaN as None."""
-    values = {name: value for name, value in vars(record).items() if name not in ("text", "evicted")}
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
+    plain = {name: getattr(record, name) for name in RECORDED}
+    return plain | {name: None if math.isnan(value) else value for name, value in record.measured.items()}

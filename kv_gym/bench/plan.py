@@ -15,6 +15,7 @@ from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.errors import ConfigError
 from kv_gym.llm.loading import FrozenLLM
 from kv_gym.problems import Problem, list_problems
+from kv_gym.rewards import REWARD_TERMS
 
 Mode = Literal["generate", "replay"]
 MODES: tuple[Mode, ...] = ("generate", "replay")
@@ -22,7 +23,7 @@ WIDTH = 32
 # What cannot move a row, is a part of its key by itself, or (the model) is in the fingerprint.
 NO_SETTING = {
     "budget", "mode", "shadow", "n_problems", "split", "problem_seed", "model", "revision", "dtype", "action",
-    "observe_kv", "hindsight", "w_correct", "w_loss", "w_attention", "n_recent", "granularity",
+    "observe_kv", "hindsight", "n_recent", "granularity", *(term.weight for term in REWARD_TERMS),
 }  # fmt: skip
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,8 +12,8 @@ import torch
 from kv_gym.agents import AgentLike
 from kv_gym.bench.plan import Episode
 from kv_gym.config import EnvConfig
-from kv_gym.engine.episodes import ENTROPY_SHARE, EpisodeBatch, EpisodeRecord, StepResult
-from kv_gym.engine.reference import Reference, answer_start
+from kv_gym.engine.episodes import EpisodeBatch, StepResult
+from kv_gym.engine.records import EpisodeRecord
 from kv_gym.errors import ScoreError
 from kv_gym.llm.loading import FrozenLLM
 
@@ -101,33 +99,3 @@ def decide(batch: EpisodeBatch, agent: AgentLike) -> tuple[float, StepResult]:
         return scoring, batch.step(scores)
     except ScoreError as error:
         raise AgentFailure from error
-
-
-def full_cache_record(llm: FrozenLLM, config: EnvConfig, reference: Reference) -> EpisodeRecord:
-    """What an episode without evictions gives: its reference, measured over the same tokens as in replay."""
-    generated = reference.tokens[reference.n_prompt :]
-    replay = config.mode == "replay"
-    end = answer_start(llm, reference) if replay else 0
-    measured = slice(max(config.slots + 1, reference.n_prompt), end)
-    surprisal = reference.surprisal[measured].double()
-    high = reference.entropy[measured] > reference.entropy_percentile(ENTROPY_SHARE)
-    loss, low, high_loss = (float(x.mean()) for x in (surprisal, surprisal[~high], surprisal[high]))  # NaN of nothing
-    spike = 0.0 if replay else math.nan
-    return EpisodeRecord(
-        correct=reference.correct,
-        stop=reference.stop,
-        n_tokens=len(generated),
-        n_steps=0,
-        loss_spike=spike,
-        attention_spike=spike,
-        missed_attention=spike,
-        loss=loss,
-        loss_full=loss,
-        loss_low=low,
-        loss_low_full=low,
-        loss_high=high_loss,
-        loss_high_full=high_loss,
-        tokens_sha256=hashlib.sha256(generated.int().cpu().numpy().tobytes()).hexdigest(),
-        actions_sha256=hashlib.sha256().hexdigest(),
-        text="",
-    )

@@ -8,6 +8,7 @@ from typing import Any
 
 from kv_gym.bench.intervals import Interval, difference_interval, mean_interval, proportion_interval, ratio_interval
 from kv_gym.bench.rows import EpisodeRow, Rows, RunRow
+from kv_gym.engine.measures import MEASURES, Measure
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,7 @@ class CellReport:
         full_accuracy: The same with the full cache, on the same episodes.
         retained: Accuracy over full-cache accuracy.
         versus_best: Accuracy minus that of the best ranked agent at this budget, paired; None for the best.
-        loss_spike: Nats squared, replay.
-        loss_ratio: Loss over full-cache loss, replay.
-        loss_ratio_low, loss_ratio_high: The same of low- and of high-entropy tokens.
-        missed_attention, attention_spike: Shares, replay.
+        measures: Each of `kv_gym.engine.measures` by its name in reports.
         kv_bytes_peak, kv_bytes_mean: Mean over episodes.
         tokens_per_second: New tokens over time, generate.
         scoring_share: Share of that time that the agent took.
@@ -49,17 +47,19 @@ class CellReport:
     full_accuracy: float | None
     retained: Interval | None
     versus_best: Interval | None
-    loss_spike: Interval | None
-    loss_ratio: Interval | None
-    loss_ratio_low: Interval | None
-    loss_ratio_high: Interval | None
-    missed_attention: Interval | None
-    attention_spike: Interval | None
+    measures: dict[str, Interval | None]
     kv_bytes_peak: float | None
     kv_bytes_mean: float | None
     tokens_per_second: float | None
     scoring_share: float | None
     families: dict[str, Interval | None]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values; measures stand beside the other numbers."""
+        flat: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            flat |= value if name == "measures" else {name: value}
+        return flat
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
-        return asdict(self)
+        return asdict(self) | {"cells": [cell.to_json() for cell in self.cells]}
 
 
 def newest_rows(rows: Rows) -> list[EpisodeRow]:
@@ -182,7 +182,6 @@ def _cell(name: str, rows: list[EpisodeRow], mode: str, best: list[EpisodeRow] |
     problems = [row.problem for row in answered]
     right, full = [row.correct or 0.0 for row in answered], [row.correct_full for row in answered]
     failed = [row for row in rows if row.failed]
-    measured = [row for row in rows if row.mode == "replay"]
     return CellReport(
         agent=name,
         agent_source=rows[0].agent_source,
@@ -198,12 +197,7 @@ def _cell(name: str, rows: list[EpisodeRow], mode: str, best: list[EpisodeRow] |
         full_accuracy=sum(full) / len(full) if full else None,
         retained=_retained(right, full, problems),
         versus_best=_paired(rows, best, mode),
-        loss_spike=_mean(measured, "loss_spike"),
-        loss_ratio=_loss_ratio(measured, "loss"),
-        loss_ratio_low=_loss_ratio(measured, "loss_low"),
-        loss_ratio_high=_loss_ratio(measured, "loss_high"),
-        missed_attention=_mean(measured, "missed_attention"),
-        attention_spike=_mean(measured, "attention_spike"),
+        measures={measure.key: _average(rows, measure) for measure in MEASURES},
         kv_bytes_peak=_plain_mean(answered, "kv_bytes_peak"),
         kv_bytes_mean=_plain_mean(answered, "kv_bytes_mean"),
         tokens_per_second=_speed(row for row in answered if row.mode == "generate"),
@@ -229,27 +223,22 @@ def _paired(rows: list[EpisodeRow], best: list[EpisodeRow] | None, mode: str) ->
     return difference_interval([ours[e] for e in both], [theirs[e] for e in both], [problem for problem, _ in both])
 
 
-def _known(rows: Iterable[EpisodeRow], name: str) -> list[tuple[float, str]]:
-    """(Value, problem) of the rows where it was measured."""
-    return [(value, row.problem) for row in rows if (value := getattr(row, name)) is not None]
-
-
-def _mean(rows: Iterable[EpisodeRow], name: str) -> Interval | None:
-    known = _known(rows, name)
-    return mean_interval([value for value, _ in known], [problem for _, problem in known])
+def _average(rows: Iterable[EpisodeRow], measure: Measure) -> Interval | None:
+    """Mean of a measure over the episodes that have it, or its ratio to that of the full cache."""
+    found = [
+        ([row.measured(name) for name in measure.columns], row.problem) for row in rows if row.mode == measure.mode
+    ]
+    known = [(values, problem) for values, problem in found if None not in values]
+    problems = [problem for _, problem in known]
+    columns = [[value for value in column if value is not None] for column in zip(*(v for v, _ in known), strict=True)]
+    if measure.full is not None and columns:
+        return ratio_interval(columns[0], columns[1], problems)
+    return mean_interval(columns[0], problems) if columns else None
 
 
 def _plain_mean(rows: Iterable[EpisodeRow], name: str) -> float | None:
-    values = [value for value, _ in _known(rows, name)]
+    values = [value for row in rows if (value := getattr(row, name)) is not None]
     return sum(values) / len(values) if values else None
-
-
-def _loss_ratio(rows: Iterable[EpisodeRow], name: str) -> Interval | None:
-    """Loss `name` over the same with the full cache."""
-    found = [(getattr(row, name), getattr(row, f"{name}_full"), row.problem) for row in rows]
-    measured = [(loss, full, problem) for loss, full, problem in found if loss is not None and full is not None]
-    losses, fulls, problems = zip(*measured, strict=True) if measured else ((), (), ())
-    return ratio_interval(losses, fulls, problems)
 
 
 def _scoring_share(rows: Sequence[EpisodeRow]) -> float | None:

@@ -18,8 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from kv_gym.engine.measures import result_columns
 from kv_gym.errors import KVGymError, first_complaint
 
 RowKey = tuple[str | int, ...]
@@ -87,10 +88,6 @@ class EpisodeRow(_Line):
         correct: Score of the answer, 0 to 1. `correct_full`: with the full cache.
         stop: `eos` or `length`.
         n_tokens: Generated tokens, the reference's first ones included. `n_steps`: evictions.
-        loss_spike: Nats squared, mean over steps. `attention_spike`, `missed_attention`: shares.
-        loss, loss_full: Mean loss of the trace after the first eviction, evicted and full, nats.
-        loss_low, loss_low_full, loss_high, loss_high_full: The same of the four fifths of the tokens with the lowest
-            full-cache entropy, and of the others.
         kv_bytes_peak, kv_bytes_mean: Bytes of keys and values held while writing.
         seconds: Share of the wall time; the shares of a cell sum to its time. `scoring_seconds`: what of it the agent
             took.
@@ -98,7 +95,12 @@ class EpisodeRow(_Line):
             throughput of the whole batch. None for stored references.
         tokens_sha256, actions_sha256, reference_hash, problem_sha256: What was written, kept, referred to and asked.
         model, model_fingerprint, settings_sha256: What it was made with; the run line has the rest.
+
+    Besides, a row has the columns of `kv_gym.engine.measures` (`measured`).
     """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Annotated[float, Field(allow_inf_nan=False)] | None] = Field(init=False)
 
     kind: Literal["episode"] = "episode"
     run_id: str
@@ -121,15 +123,6 @@ class EpisodeRow(_Line):
     stop: str | None = None
     n_tokens: int | None = None
     n_steps: int | None = None
-    loss_spike: float | None = None
-    attention_spike: float | None = None
-    missed_attention: float | None = None
-    loss: float | None = None
-    loss_full: float | None = None
-    loss_low: float | None = None
-    loss_low_full: float | None = None
-    loss_high: float | None = None
-    loss_high_full: float | None = None
     kv_bytes_peak: int | None = None
     kv_bytes_mean: float | None = None
     seconds: float | None = None
@@ -142,6 +135,18 @@ class EpisodeRow(_Line):
     model: str
     model_fingerprint: str
     settings_sha256: str
+
+    @model_validator(mode="after")
+    def _columns_are_known(self) -> EpisodeRow:
+        known = result_columns()
+        for name in self.__pydantic_extra__:
+            if name not in known:
+                raise ValueError(f"there is no column {name[:100]!r}")
+        return self
+
+    def measured(self, column: str) -> float | None:
+        """Value of a column of `kv_gym.engine.measures`; None where it was not measured."""
+        return self.__pydantic_extra__.get(column)
 
     @property
     def key(self) -> RowKey:

@@ -78,10 +78,8 @@ def accuracy(cell: CellReport | None) -> str:
 
 def increases(cell: CellReport | None) -> str:
     """Loss increase of low- and high-entropy tokens, %."""
-    if cell is None or cell.loss_ratio_low is None or cell.loss_ratio_high is None:
-        return ""
-    low, high = (f"{100 * (ratio.value - 1):+,.0f}" for ratio in (cell.loss_ratio_low, cell.loss_ratio_high))
-    return f"{low} / {high}"
+    ratios = [] if cell is None else [cell.measures[name] for name in ("loss_ratio_low", "loss_ratio_high")]
+    return " / ".join(f"{100 * (ratio.value - 1):+,.0f}" for ratio in ratios if ratio) if all(ratios) else ""
 
 
 def smallest_budget(report: Report, agent: str) -> int | None:

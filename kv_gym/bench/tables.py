@@ -9,6 +9,7 @@ from typing import Any
 
 from kv_gym.bench.intervals import Interval
 from kv_gym.bench.report import CellReport, Report
+from kv_gym.engine.measures import MEASURES, Measure
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,11 @@ class Table:
 
 
 def tables(report: Report) -> list[Table]:
-    """What the terminal shows: accuracy, loss spike, loss ratio and cost; without empty tables."""
+    """What the terminal shows: accuracy, measures and cost; without empty tables."""
     mode = "" if report.accuracy_mode == "generate" else " of the answer after the replayed trace"
     found = [
         matrix(report, f"Accuracy{mode}, % [95% interval]", _accuracy),
-        matrix(report, "Loss spike, nats² [95% interval]", lambda cell: _interval(cell.loss_spike)),
-        matrix(report, "Loss over full-cache loss [95% interval]", lambda cell: _interval(cell.loss_ratio)),
+        *(_measured(report, measure, f"{measure.table} [95% interval]") for measure in MEASURES if measure.table),
         matrix(report, "KV cache, MiB · new tokens a second · share of the time spent in the agent", _cost),
     ]
     return [table for table in found if table.filled]
@@ -64,10 +64,14 @@ def page_tables(report: Report) -> list[Table]:
     """What a results page shows; without empty tables."""
     found = [
         matrix(report, "accuracy, %", _accuracy),
-        matrix(report, "loss ratio", lambda cell: _interval(cell.loss_ratio)),
+        *(_measured(report, measure, measure.page) for measure in MEASURES if measure.page),
         matrix(report, "MiB · tokens/s · share in the agent", _cost),
     ]
     return [table for table in found if table.filled]
+
+
+def _measured(report: Report, measure: Measure, title: str) -> Table:
+    return matrix(report, title, lambda cell: _interval(cell.measures[measure.key]))
 
 
 def matrix(report: Report, title: str, entry: Callable[[CellReport], Entry]) -> Table:

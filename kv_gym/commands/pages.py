@@ -33,10 +33,11 @@ from kv_gym.problems import MADE
 from kv_gym.problems.recorded import ANSWER, HUB_SETS, INSTRUCTION, QUESTION
 from kv_gym.problems.worked import MadeSource
 from kv_gym.registry import env_ids
+from kv_gym.rewards import REWARD_TERMS, reward_settings, weights_of
 
 INDEX = "README.md"
 LINE_CHARS, HEAD_LINES, TAIL_LINES = 400, 10, 2  # of an example; the rest is left out
-REWARD_SETTINGS = re.compile(r"w_|loss_|attention_|entropy_")
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}  # of pydantic's limits
 SECTIONS = re.compile(r"^## (.+)\n", re.M)
 MADE_BY = "*Made by `kv-gym envs --pages docs/envs` from docstrings and YAML; do not edit.*"
@@ -248,13 +249,17 @@ def cache_shape(model: str) -> CacheShape | None:
 
 def describe_reward(config: EnvConfig) -> str:
     """The settings that the reward depends on, and what a step can cost at most."""
-    fields = {name: field for name, field in EnvConfig.model_fields.items() if REWARD_SETTINGS.match(name)}
-    attention = config.w_attention * (1 - config.attention_threshold)
-    if config.loss_cap is None:
-        worst = "What the two penalties cost in a step has no limit, because `loss_cap` is None."
+    fields = {name: EnvConfig.model_fields[name] for name in (*reward_settings(), "entropy_threshold")}
+    weights, penalties = weights_of(config), [term for term in REWARD_TERMS if term.sign < 0]
+    worst = {term.name: term.worst(config) for term in penalties}
+    count = NUMBERS[len(penalties)]
+    unbounded = [reason for name, reason in worst.items() if isinstance(reason, str) and weights[name]]
+    if unbounded:
+        told = f"What the {count} penalties cost in a step has no limit, because {' and '.join(unbounded)}."
     else:
-        worst = f"The two penalties cost at most {config.w_loss * config.loss_cap**2 + attention:.4g} in a step."
-    return join_parts(describe_settings(config, fields), worst)
+        most = sum(weights[name] * value for name, value in worst.items() if not isinstance(value, str))
+        told = f"The {count} penalties cost at most {most:.4g} in a step."
+    return join_parts(describe_settings(config, fields), told)
 
 
 # --- Settings ----------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def train_command(name: str, training: Training) -> Any:
 def knobs(recipe: type) -> str:
     """What a recipe's docstring says of its knobs, with their defaults."""
     told = (inspect.getdoc(recipe) or "").partition("Attributes:\n")[2]
-    defaults = ", ".join(f"{field.name}={field.default!r}" for field in fields(recipe))
+    defaults = ", ".join(f"{name}={value!r}" for name, value in vars(recipe()).items())
     return f"{told}\n\nDefaults: {defaults}"
 
 
@@ -131,8 +131,13 @@ def build_recipe(kind: type[Recipe], settings: list[str] | None) -> Recipe:
     """
     from pydantic import TypeAdapter, ValidationError
 
+    from kv_gym.rewards import REWARD_TERMS
+
     values = parse_pairs(settings or [])
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    if "weights" in known:  # of the reward: each has the name of the environment's setting
+        own = {name: values.pop(name) for name in [term.weight for term in REWARD_TERMS] if name in values}
+        values["weights"] = kind().weights | values.get("weights", {}) | own  # type: ignore[attr-defined]
     for name in values:
         if name not in known:
             raise unknown_name(f"knob of {kind.__name__}", name, known)

@@ -135,7 +135,7 @@ class Episode:
         reference = self.reference
         full = self.llm.decode(reference.tokens[reference.n_prompt :])
         rows: list[tuple[str, str | None, str]] = [
-            (self.agent.name, _answer(self.batch.answer_text(0)), outcome(last.score)[0]),
+            (self.agent.name, _answer(self.batch.texts.answer_text(0)), outcome(last.score)[0]),
             ("full cache", _answer(full), outcome(reference.correct)[0]),
             ("gold answer", reference.problem.answer, ""),
         ]

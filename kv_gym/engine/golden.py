@@ -7,9 +7,15 @@ It is greedy, a strong label and not a proven optimum.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from kv_gym.config import EnvConfig
+from kv_gym.engine.reference import Reference
+from kv_gym.engine.slots import Hindsight
+from kv_gym.engine.texts import text_capacity
 from kv_gym.llm.attention import attention_rows
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.loading import FrozenLLM
@@ -65,3 +71,35 @@ def coming_attention(blocks: Tensor, positions: Tensor, decision: Tensor) -> Ten
     past = torch.arange(n_blocks, device=blocks.device) < decision[:, None]  # [N, n_blocks]
     unknown = (positions >= longest)[..., None] | past[:, None, None, None]
     return blocks.gather(-2, index).masked_fill(unknown, 0.0)
+
+
+class Labels:
+    """Golden labels of N episodes, a row each.
+
+    Args:
+        llm: The frozen LLM.
+        config: Settings of the env.
+        n: Episodes, N.
+    """
+
+    def __init__(self, llm: FrozenLLM, config: EnvConfig, n: int) -> None:
+        self.llm, self.config = llm, config
+        capacity, shape = text_capacity(config), llm.shape
+        n_blocks = max(0, -(-(capacity - config.slots) // config.evict_every))
+        self.blocks = torch.zeros(n, shape.n_layers, shape.n_kv_heads, capacity, n_blocks, device=shape.device)
+
+    def start(self, rows: Tensor, references: Sequence[Reference]) -> None:
+        """Look ahead in the references of the episodes that start in `rows` [R]."""
+        lengths = torch.tensor([len(r) for r in references], device=rows.device)
+        tokens = torch.zeros(len(references), int(lengths.max()), dtype=torch.long, device=rows.device)
+        for i, reference in enumerate(references):
+            tokens[i, : len(reference)] = reference.tokens
+        blocks = block_attention(self.llm, tokens, lengths, self.config.slots, self.config.evict_every)
+        self.blocks[rows] = 0
+        longest, n_blocks = blocks.shape[-2:]
+        self.blocks[rows, :, :, :longest, :n_blocks] = blocks
+
+    def of(self, positions: Tensor, decision: Tensor) -> Hindsight:
+        """Labels of the live slots at `positions` [N, L, H_kv, S], at each row's decision [N]."""
+        coming = coming_attention(self.blocks, positions, decision)
+        return Hindsight(coming.amax(-1), coming.sum(-1))

@@ -21,11 +21,12 @@ from kv_gym.envs.observations import Observation, make_observation_space, observ
 from kv_gym.errors import ActionError, ConfigError, unknown_name
 from kv_gym.llm.loading import FrozenLLM, load_llm
 from kv_gym.problems import Problem, problem_count, problem_source
+from kv_gym.rewards import REWARD_TERMS
 from kv_gym.show.frames import Frame, FrameMaker
 from kv_gym.show.rendering import DRAWN, RENDER_FPS, RENDER_MODES, HumanScreen
 
 METADATA: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
-TERMS = ("correct", "loss_spike", "attention_spike")
+TERMS = tuple(term.name for term in REWARD_TERMS)
 LOOK_AHEAD = 64
 """Most problems that are solved side by side while looking for a playable one."""
 
@@ -201,7 +202,7 @@ class EvictionCore:
         Raises:
             ResetNeeded: No episode ever began there.
         """
-        reference = self.batch.references[row]
+        reference = self.batch.texts.references[row]
         if reference is None:
             raise ResetNeeded(f"No episode ever began in row {row}. Call reset() first.")
         return reference
@@ -218,10 +219,10 @@ class EvictionCore:
         if golden is not None:
             hindsight["golden"] = golden[row].copy()
         return {
-            "is_success": bool(self.batch.correct[row] == 1),
+            "is_success": bool(self.batch.records.correct[row] == 1),
             "reward_terms": {name: float(self._terms[name][row]) for name in TERMS},
             "n_illegal": int(self._ignored[row]),
-            "n_tokens": len(self.batch.generated(row)),
+            "n_tokens": len(self.batch.texts.generated(row)),
             "kv_bytes": self.batch.cache.nbytes,
             "problem": problem.id,
             "family": problem.family,

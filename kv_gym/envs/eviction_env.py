@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import gymnasium
@@ -11,6 +12,35 @@ from gymnasium.utils import EzPickle
 
 from kv_gym.envs.core import METADATA, EvictionCore, Info, reset_options
 from kv_gym.envs.observations import Observation, select_row
+from kv_gym.rewards import REWARD_TERMS
+
+END_TERMS = [term for term in REWARD_TERMS if term.needs == "answer"]
+STEP_TERMS = [term for term in REWARD_TERMS if term.needs != "answer"]
+
+
+INDENT, COLUMNS = "    ", 120  # of the class's docstring
+
+
+def with_terms(text: str) -> str:
+    """Fill in what the terms of the reward say of themselves (`kv_gym.rewards`)."""
+    penalties = " ".join(f"{'+' if term.sign > 0 else '-'} {term.weight} * {term.name}" for term in STEP_TERMS)
+    ends = " ".join(f"+ {term.weight} * {term.name}" for term in END_TERMS)
+    reward = [f"At every step `{penalties}`, and at the last one `{ends}`:", ""]
+    for term in REWARD_TERMS:
+        unit = f", {term.unit.replace('²', ' squared')}" if term.unit else ""
+        reward += wrapped(f"- `{term.name}`{unit}: {term.description}")
+    *names, last = (f"`{term.name}`" for term in REWARD_TERMS)
+    listed = f"{', '.join(names)} and {last}"
+    terms = wrapped(f"- `reward_terms`, dict of floats: {listed} of this step, before they are weighted.")
+    parts = {"{reward}": reward, "{terms}": terms}
+    for place, lines in parts.items():
+        text = text.replace(INDENT + place, "\n".join((INDENT + line).rstrip() for line in lines))
+    return text
+
+
+def wrapped(item: str) -> list[str]:
+    """Lines of one item of a list."""
+    return textwrap.wrap(item, COLUMNS - len(INDENT), subsequent_indent="  ", break_long_words=False)
 
 
 class KVEvictEnv(gymnasium.Env[dict[str, Any], Any], EzPickle):
@@ -52,15 +82,7 @@ class KVEvictEnv(gymnasium.Env[dict[str, Any], Any], EzPickle):
     - `keys` and `values`, float32 [L, H_kv, S, D]: the vectors themselves, only with `observe_kv=True`.
 
     ## Reward
-    At every step `- w_loss * loss_spike - w_attention * attention_spike`, and at the last one `+ w_correct * correct`:
-
-    - `correct`: the score of the answer in the text's last `\boxed{}`, 0 to 1. Mostly it is right, 1, or wrong, 0,
-      compared by mathematics; where a list is asked for, it is the share of the list that was found.
-    - `loss_spike`, nats squared: how much worse the LLM predicts the tokens of this step than it would with the full
-      cache. The loss increase squared where it is above `loss_threshold`, 0 elsewhere, as the mean over the tokens that
-      the full cache is sure of.
-    - `attention_spike`: the share of its attention that the LLM would have paid to evicted slots, less what is
-      forgiven, as the mean over layers and KV heads.
+    {reward}
 
     ## Episode end
     Terminated when the LLM ends its text by itself. Truncated when the text reaches its longest length:
@@ -71,8 +93,7 @@ class KVEvictEnv(gymnasium.Env[dict[str, Any], Any], EzPickle):
     The same keys at reset and at each step:
 
     - `is_success`, bool: the episode has ended with a fully right answer.
-    - `reward_terms`, dict of floats: `correct`, `loss_spike` and `attention_spike` of this step, before they are
-      weighted.
+    {terms}
     - `n_illegal`, int: marks of the last action that evicted nothing, because their slot is protected or there were too
       many; 0 with `action="scores"`.
     - `n_tokens`, int: tokens generated so far, those before the first eviction included.
@@ -186,3 +207,6 @@ class KVEvictEnv(gymnasium.Env[dict[str, Any], Any], EzPickle):
         """Let go of the caches."""
         self.core.close()
         self._running = False
+
+
+KVEvictEnv.__doc__ = with_terms(KVEvictEnv.__doc__ or "")

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from kv_gym.agents import AgentLike
 from kv_gym.bench.plan import Episode, plays, prepare
-from kv_gym.bench.play import AgentFailure, full_cache_record, play
+from kv_gym.bench.play import AgentFailure, play
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import sha256_of
 from kv_gym.config import EnvConfig
-from kv_gym.engine.episodes import EpisodeRecord
+from kv_gym.engine.records import EpisodeRecord, full_cache_record, tokens_hash
 from kv_gym.engine.reference import Reference
 from kv_gym.leaderboard.protocol import Protocol, ProtocolEnv
 from kv_gym.leaderboard.submission import SubmittedEpisode, episode_key
@@ -118,13 +118,12 @@ def _failed_row(cell: BoardCell, episode: Episode, failed: str) -> SubmittedEpis
     )  # fmt: skip
 
 
-def tokens_hash(reference: Reference) -> str:
+def text_hash(reference: Reference) -> str:
     """Hash of the tokens that the full cache generated."""
-    tokens = reference.tokens[reference.n_prompt :]
-    return hashlib.sha256(tokens.int().cpu().numpy().tobytes()).hexdigest()
+    return tokens_hash(reference.tokens[reference.n_prompt :])
 
 
 def reference_digest(cells: list[BoardCell]) -> str:
     """Hash over the full-cache generations of all cells: who has the same one measured against the same."""
-    found = {(c.env_id, e.problem.id, e.seed, tokens_hash(e.reference)) for c in cells for e in c.wanted}
+    found = {(c.env_id, e.problem.id, e.seed, text_hash(e.reference)) for c in cells for e in c.wanted}
     return sha256_of(sorted(found))

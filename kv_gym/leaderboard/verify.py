@@ -31,7 +31,7 @@ from kv_gym.errors import first_complaint
 from kv_gym.leaderboard.actions import actions_hash, unpack_actions
 from kv_gym.leaderboard.files import FileRefused, parse_json, read_bounded
 from kv_gym.leaderboard.finding import Finding
-from kv_gym.leaderboard.play import BoardCell, board_cells, reference_digest, tokens_hash
+from kv_gym.leaderboard.play import BoardCell, board_cells, reference_digest, text_hash
 from kv_gym.leaderboard.protocol import Protocol
 from kv_gym.leaderboard.rerun import rerun_findings
 from kv_gym.leaderboard.submission import (
@@ -289,7 +289,7 @@ def _row_findings(
     if row.tokens > config.max_new_tokens or (row.stop == "length" and row.tokens != config.max_new_tokens):
         yield Finding("arithmetic.tokens", f"{row.tokens} tokens, stopped by {row.stop!r}.")
     if not evicts:
-        if row.steps or row.tokens_sha256 != tokens_hash(reference) or row.correct != reference.correct:
+        if row.steps or row.tokens_sha256 != text_hash(reference) or row.correct != reference.correct:
             yield Finding("arithmetic.full-row", "an agent that never evicts writes what the full cache writes.")
         return
     if row.kv_slots_peak > config.slots or row.kv_slots_mean > row.kv_slots_peak:

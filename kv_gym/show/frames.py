@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kv_gym.engine.episodes import EpisodeBatch, StepResult
 from kv_gym.llm.loading import FrozenLLM
+from kv_gym.rewards import ANSWER, REWARD_TERMS
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 BYTES_PER_CHARACTER = 4  # of UTF-8; a character may be spread over as many tokens
@@ -45,8 +46,7 @@ class Frame:
         kv_bytes_full: What the full cache would hold.
         reward: Of the last step.
         total: Sum of the rewards of this episode.
-        loss_spike: Of the last step, nats squared.
-        attention_spike: Of the last step, share.
+        terms: Of the reward of the last step, by name, without the answer's.
         score: Score of the answer, 0 to 1; None while the LLM writes.
         n_ended: Episodes that ended before this moment, of all rows.
         total_score: Sum of their scores.
@@ -67,8 +67,7 @@ class Frame:
     kv_bytes_full: int
     reward: float
     total: float
-    loss_spike: float
-    attention_spike: float
+    terms: dict[str, float]
     score: float | None
     n_ended: int
     total_score: float
@@ -125,7 +124,7 @@ class FrameMaker:
         self._total += reward.cpu()
         ends = result.terminated | result.truncated
         self.n_ended += int(ends.sum())
-        self.total_score += float(self.batch.correct[ends].sum())
+        self.total_score += float(self.batch.records.correct[ends].sum())
 
     def frames(self, rows: Sequence[int]) -> list[Frame]:
         """Return what `rows` look like now."""
@@ -134,10 +133,9 @@ class FrameMaker:
         return [self._frame(row, attention[:, row].float().mean((-3, -2))) for row in rows]
 
     def _frame(self, row: int, attention: Tensor) -> Frame:
-        batch, reference = self.batch, self.batch.references[row]
-        assert reference is not None, f"no episode in row {row}"
-        written = min(int(batch.length[row]) + 1, int(batch.end[row]))
-        read = min(int(batch.length[row]), int(batch.end[row]))
+        batch, reference = self.batch, self.batch.texts.reference(row)
+        written = min(int(batch.texts.length[row]) + 1, int(batch.texts.end[row]))
+        read = min(int(batch.texts.length[row]), int(batch.texts.end[row]))
         now, before = (slots[:, row].cpu().numpy() for slots in (self._positions(), self._before))
         held, was_held = mark(now, read), mark(before, read)
         running = bool(batch.active[row])
@@ -148,7 +146,7 @@ class FrameMaker:
             budget=batch.config.budget,
             step=int(batch.decision[row]),
             n_prompt=reference.n_prompt,
-            tokens=self._texts(batch.tokens[row, :written].tolist()),
+            tokens=self._texts(batch.texts.tokens[row, :written].tolist()),
             held=held,
             gone=was_held & ~held,
             attention=spread(attention.cpu().numpy(), now, read),
@@ -156,18 +154,16 @@ class FrameMaker:
             kv_bytes=batch.cache.nbytes,
             kv_bytes_full=read * batch.llm.shape.slot_bytes,
             total=float(self._total[row]),
-            score=None if running else float(batch.correct[row]),
+            score=None if running else float(batch.records.correct[row]),
             n_ended=self.n_ended,
             total_score=self.total_score,
-            **self._last_step(row),
+            reward=0.0 if self._result is None else float(self._result.reward[row]),
+            terms=self._terms(row),
         )
 
-    def _last_step(self, row: int) -> dict[str, float]:
-        result = self._result
-        if result is None:
-            return {"reward": 0.0, "loss_spike": 0.0, "attention_spike": 0.0}
-        terms = {name: float(result.terms[name][row]) for name in ("loss_spike", "attention_spike")}
-        return {"reward": float(result.reward[row]), **terms}
+    def _terms(self, row: int) -> dict[str, float]:
+        names = [term.name for term in REWARD_TERMS if term.name != ANSWER]
+        return {name: 0.0 if self._result is None else float(self._result.terms[name][row]) for name in names}
 
 
 def mark(positions: np.ndarray, length: int) -> np.ndarray:

@@ -10,12 +10,15 @@ from torch import Tensor
 from kv_gym.agents import AgentLike, agent_source
 from kv_gym.bench import provenance
 from kv_gym.bench.plan import result_settings
-from kv_gym.bench.play import AgentFailure, decide, full_cache_record
+from kv_gym.bench.play import AgentFailure, decide
 from kv_gym.config import EnvConfig
-from kv_gym.engine.episodes import EpisodeBatch, EpisodeRecord
+from kv_gym.engine.episodes import EpisodeBatch
+from kv_gym.engine.measures import step_measures
+from kv_gym.engine.records import EpisodeRecord, full_cache_record
 from kv_gym.engine.reference import Reference
 from kv_gym.llm.loading import FrozenLLM
 from kv_gym.problems.grading import extract_answer
+from kv_gym.rewards import ANSWER, weights_of
 from kv_gym.show.recording import RecordedEpisode, RecordedModel, RecordedStep, RecordedTokens, RecordingError
 
 DIGITS = 6  # significant ones of what is written down
@@ -47,11 +50,11 @@ def record_episode(
     batch.reset([0], [reference], [seed])
     if agent.evicts:
         steps = _play(batch, agent)
-        record, text = batch.record(0), batch.answer_text(0)
+        record, text = batch.record(0), batch.texts.answer_text(0)
         last = reference.n_prompt + record.n_tokens
-        tokens = [
-            table[0, :last] for table in (batch.tokens, batch.surprisal, batch.surprisal_full, batch.entropy_full)
-        ]
+        texts = batch.texts
+        columns = (texts.tokens, texts.surprisal, texts.surprisal_full, texts.entropy_full)
+        tokens = [column[0, :last] for column in columns]
     else:
         steps, record = _full_cache_steps(config, reference), full_cache_record(llm, config, reference)
         text = llm.decode(reference.tokens[reference.n_prompt :])
@@ -63,8 +66,8 @@ def _play(batch: EpisodeBatch, agent: AgentLike) -> list[RecordedStep]:
     """Play the only row of a batch to its end."""
     steps: list[RecordedStep] = []
     while batch.active[0]:
-        before, length = batch.cache.positions[:, 0].clone(), int(batch.length)
-        sums = {name: float(values[0]) for name, values in batch.sums.items()}
+        before, length = batch.cache.positions[:, 0].clone(), int(batch.texts.length)
+        sums = _step_sums(batch)
         try:
             result = decide(batch, agent)[1]
         except AgentFailure as failure:
@@ -72,19 +75,22 @@ def _play(batch: EpisodeBatch, agent: AgentLike) -> list[RecordedStep]:
                 f"agent {agent.name!r} failed at decision {len(steps)}: {failure.reason}. Nothing was recorded; mend "
                 "the agent."
             ) from failure
-        last = min(int(batch.end), int(batch.length) + 1)
+        last = min(int(batch.texts.end), int(batch.texts.length) + 1)
         steps.append(
             RecordedStep(
-                length=int(batch.length),
+                length=int(batch.texts.length),
                 written=last - (length + 1),
-                evicted=before.gather(-1, batch.evicted(0)[-1].to(before)).tolist(),
-                loss_spike=_short(float(result.terms["loss_spike"])),
-                attention_spike=_short(float(result.terms["attention_spike"])),
-                missed_attention=_short(float(batch.sums["missed_attention"]) - sums["missed_attention"]),
+                evicted=before.gather(-1, batch.records.evicted(0)[-1].to(before)).tolist(),
                 reward=_short(float(result.reward)),
+                **{name: _short(total - sums[name]) for name, total in _step_sums(batch).items()},
             )
         )
     return steps
+
+
+def _step_sums(batch: EpisodeBatch) -> dict[str, float]:
+    """Sum so far of each measure that recordings hold, of the only row of a batch."""
+    return {measure.name: float(batch.records.sums[measure.name][0]) for measure in step_measures()}
 
 
 def _full_cache_steps(config: EnvConfig, reference: Reference) -> list[RecordedStep]:
@@ -93,16 +99,14 @@ def _full_cache_steps(config: EnvConfig, reference: Reference) -> list[RecordedS
     while length + 1 < n:
         written = min(config.evict_every, n - length - 1)
         length += config.evict_every
-        reward = config.w_correct * reference.correct if length + 1 >= n else 0.0
+        reward = weights_of(config)[ANSWER] * reference.correct if length + 1 >= n else 0.0
         steps.append(
             RecordedStep(
                 length=length,
                 written=written,
                 evicted=[],
-                loss_spike=0,
-                attention_spike=0,
-                missed_attention=0,
                 reward=_short(reward),
+                **{measure.name: 0.0 for measure in step_measures()},
             )
         )
     return steps

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from kv_gym.engine.measures import step_measures
 from kv_gym.errors import KVGymError, first_complaint
 
 SUFFIX = ".json.gz"
@@ -83,18 +84,31 @@ class RecordedStep(_Part):
         length: Tokens read at its end.
         written: Tokens that it added to the text; fewer than `evict_every` only where the text ends.
         evicted: Positions of the slots that went, ascending, [L][H_kv][evict_every]; [] for the full cache.
-        loss_spike: Nats squared.
-        attention_spike, missed_attention: Shares, means over layers and heads.
         reward: No unit.
+
+    Besides, a step has the measures of `kv_gym.engine.measures` that are known of one (`measured`).
     """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Nats] = Field(init=False)
 
     length: int
     written: int = Field(ge=0)
     evicted: list[list[list[Position]]]
-    loss_spike: Nats
-    attention_spike: Nats
-    missed_attention: Nats
     reward: Nats
+
+    @model_validator(mode="after")
+    def _measures_are_known(self) -> RecordedStep:
+        known = [measure.name for measure in step_measures()]
+        for name in self.__pydantic_extra__:
+            if name not in known:
+                raise ValueError(f"there is no measure {name[:100]!r} of a step")
+        return self
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """Each measure by name."""
+        return dict(self.__pydantic_extra__)
 
 
 class RecordedEpisode(_Part):

@@ -9,6 +9,7 @@ from rich.console import Console, Group
 from rich.style import Style
 from rich.text import Text
 
+from kv_gym.rewards import REWARD_TERMS
 from kv_gym.show import colours
 from kv_gym.show.colours import Colour
 from kv_gym.show.frames import Frame
@@ -42,10 +43,9 @@ def cost(frame: Frame) -> str:
 def measures(frame: Frame) -> str:
     """Numbers of the last step, and the accuracy so far."""
     ended = f"   right {frame.total_score:g} of {frame.n_ended}" if frame.n_ended else ""
-    return (
-        f"step {frame.step}   loss spike {frame.loss_spike:.2f} nats²   attention spike {frame.attention_spike:.2f}   "
-        f"reward {frame.reward:+.2f}, sum {frame.total:+.2f}{ended}"
-    )
+    known = {term.name: term for term in REWARD_TERMS}
+    terms = [f"{known[name].title} {value:.2f} {known[name].unit}".rstrip() for name, value in frame.terms.items()]
+    return "   ".join([f"step {frame.step}", *terms, f"reward {frame.reward:+.2f}, sum {frame.total:+.2f}{ended}"])
 
 
 def _size(n_bytes: int) -> str:

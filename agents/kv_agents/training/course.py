@@ -19,9 +19,10 @@ from kv_gym.bench.progress import Progress, Silent
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
 from kv_gym.engine.reference import Reference, ReferenceStore
-from kv_gym.errors import ConfigError
+from kv_gym.errors import ConfigError, unknown_name
 from kv_gym.llm.loading import FrozenLLM, load_llm
 from kv_gym.problems import list_problems
+from kv_gym.rewards import REWARD_TERMS, needs_shadow
 
 STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
 
@@ -58,9 +59,10 @@ class Course:
         self.progress.begin("full-cache references", len(chosen))
         return ReferenceStore(self.llm, config).get(chosen, progress=self.progress.advance)
 
-    def config(self, budget: int, mode: str, shadow: bool = False) -> EnvConfig:
-        """Settings at one budget."""
-        return make_config(self.env_id, **{**self.options, "budget": budget, "mode": mode, "shadow": shadow})
+    def config(self, budget: int, mode: str, **settings: Any) -> EnvConfig:
+        """Settings at one budget, without a shadow, and with `settings` on top."""
+        known = {**self.options, "budget": budget, "mode": mode, "shadow": False}
+        return make_config(self.env_id, **known | settings)
 
     def describe(self, scorer: Scorer, recipe: Any, curve: list[dict[str, Any]], **facts: Any) -> CheckpointInfo:
         """What a checkpoint says of its training: where, how and on which model; `facts` are the method's own."""
@@ -85,6 +87,25 @@ class Course:
         return found
 
 
+def loss_alone() -> dict[str, float]:
+    """Weights of a dense reward: the loss spike, as environments weigh it."""
+    return {"w_loss": 0.02}
+
+
+def reward_options(weights: dict[str, float], mode: str) -> dict[str, Any]:
+    """Settings of the environment that make its reward that of a training, with a shadow where one is needed.
+
+    Raises:
+        UnknownNameError: A weight is none of the reward's.
+    """
+    known = [term.weight for term in REWARD_TERMS]
+    for name in weights:
+        if name not in known:
+            raise unknown_name("weight of the reward", name, known)
+    by_term = {term.name: weights.get(term.weight, 0.0) for term in REWARD_TERMS}
+    return {"shadow": needs_shadow(by_term, mode), **{t.weight: by_term[t.name] for t in REWARD_TERMS}}
+
+
 @torch.no_grad()
 def mean_return(
     course: Course, budget: int, mode: str, settings: dict[str, Any], references: Sequence[Reference], scorer: Scorer
@@ -102,14 +123,14 @@ def mean_return(
     Returns:
         (return of each [N], mean score of the answers).
     """
-    config = course.config(budget, mode).model_copy(update=settings)
+    config = course.config(budget, mode, **settings)
     playable = course.playable(references, config)
     batch = EpisodeBatch(course.llm, config, len(playable), statistics=True)
     batch.reset(range(batch.n), playable, [0] * batch.n)
-    total = torch.zeros(batch.n, device=batch.length.device)
+    total = torch.zeros(batch.n, device=batch.texts.length.device)
     while batch.active.any():
         total += batch.step(scorer.score(batch.slots())).reward
-    return total, float(batch.correct.mean())
+    return total, float(batch.records.correct.mean())
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -325,7 +325,7 @@ class Distiller:
                 lesson = Lesson(torch.empty(0), golden(view)[running], view.protected[running], view.evict_every)
                 recalls.append(float(eviction_recall(scores[running], lesson).mean()))
                 kept.append(float(kept_attention(scores[running], lesson).mean()))
-            losses[budget] = round(float(batch.sums["loss"].sum() / batch.sums["tokens"].sum()), 4)
+            losses[budget] = round(float(batch.records.sums["loss"].sum() / batch.records.counts["loss"].sum()), 4)
         loss = float(np.mean(list(losses.values())))
         if loss <= self.best[0]:  # early stop: the best one is what is saved in the end
             self.best = loss, {name: tensor.clone() for name, tensor in self.scorer.state_dict().items()}

@@ -12,7 +12,7 @@ that follows it, or one per episode as in the paper (`credit`).
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +24,20 @@ from kv_agents.learned import checkpoints
 from kv_agents.learned.inputs import read_inputs
 from kv_agents.learned.policy import order_log_prob, sample, scores_of
 from kv_agents.learned.scorer import Scorer
-from kv_agents.training.course import Course, Log, load_state, mean_return, save_state, set_rate
+from kv_agents.training.course import (
+    Course,
+    Log,
+    load_state,
+    loss_alone,
+    mean_return,
+    reward_options,
+    save_state,
+    set_rate,
+)
 from kv_gym.bench.progress import steps
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.errors import ConfigError
+from kv_gym.rewards import needs_answer, weights_of
 
 VALIDATE_EVERY = 20  # iterations
 SAVE_EVERY = 5  # iterations
@@ -48,7 +58,8 @@ class GRPORecipe:
         group: Rollouts a group.
         credit: `decision`: advantage from the rewards after each decision. `episode`: one for all, from their sum.
         gamma: Discount per decision of the rewards after it.
-        w_loss, w_attention, w_correct: Weights of the reward's terms.
+        weights: Of the reward's terms, by the names of the settings, such as w_loss; what is not named weighs nothing.
+            `--set w_loss=0.05` sets one.
         temperature: Of the policy, in units of the scores' spread over a pool at the start.
         minibatches: Optimizer steps a batch.
         clip: Largest change of a draw's probability ratio that is rewarded.
@@ -67,9 +78,7 @@ class GRPORecipe:
     group: int = 8
     credit: Literal["decision", "episode"] = "decision"
     gamma: float = 0.95
-    w_loss: float = 0.02
-    w_attention: float = 0.0
-    w_correct: float = 0.0
+    weights: dict[str, float] = field(default_factory=loss_alone)
     temperature: float = 0.15
     minibatches: int = 8
     clip: float = 0.2
@@ -156,7 +165,7 @@ class Tuner:
 
     def __init__(self, course: Course, recipe: GRPORecipe, work: Path) -> None:
         self.course, self.recipe, self.work = course, recipe, work
-        self.log = Log(work)
+        self.log, self.reward = Log(work), reward_options(recipe.weights, recipe.mode)
         path = checkpoints.find(recipe.start)
         self.start, self.start_info = checkpoints.load(path)
         self.start_info.check_model(course.llm, path.stem)
@@ -204,18 +213,12 @@ class Tuner:
             if self.iteration % SAVE_EVERY == 0 or self.iteration == self.recipe.iterations:
                 self.save()
 
-    def _weights(self) -> dict[str, Any]:
-        recipe = self.recipe
-        shadow = recipe.w_attention > 0 or (recipe.mode == "generate" and recipe.w_loss > 0)
-        weights = {"w_loss": recipe.w_loss, "w_attention": recipe.w_attention, "w_correct": recipe.w_correct}
-        return {"shadow": shadow, **weights}
-
     @torch.no_grad()
     def _roll(self, number: int, generator: torch.Generator) -> tuple[Rollouts, dict[str, float]]:
         """Play one batch of groups under the current policy."""
         recipe, course = self.recipe, self.course
-        config = course.config(recipe.budgets[number % len(recipe.budgets)], recipe.mode)
-        batch = EpisodeBatch(course.llm, config.model_copy(update=self._weights()), recipe.problems * recipe.group)
+        config = course.config(recipe.budgets[number % len(recipe.budgets)], recipe.mode, **self.reward)
+        batch = EpisodeBatch(course.llm, config, recipe.problems * recipe.group)
         references = course.playable(course.train, config)
         chosen = np.random.default_rng([recipe.seed, number, 1]).choice(len(references), recipe.problems, replace=False)
         batch.reset(range(batch.n), [references[i] for i in chosen for _ in range(recipe.group)], [0] * batch.n)
@@ -231,7 +234,7 @@ class Tuner:
             log_probs.append(draw.log_prob)
             running.append(batch.active.clone())
             rewards.append(batch.step(scores_of(draw, scores)).reward)
-            if recipe.mode == "replay" and recipe.w_correct == 0:
+            if recipe.mode == "replay" and not needs_answer(weights_of(batch.config)):
                 batch.drop_answers()
         made = torch.stack(running)
         gains = torch.stack(rewards).float()
@@ -239,7 +242,7 @@ class Tuner:
         rollouts = Rollouts(torch.stack(inputs)[teaches], torch.stack(log_probs)[teaches], advantage[teaches])
         total = torch.where(made, gains, 0).sum(0)
         return rollouts, {
-            "return": float(total.mean()), "correct": float(batch.correct.mean()),
+            "return": float(total.mean()), "correct": float(batch.records.correct.mean()),
             "teaching": float(teaches.float().sum() / made.sum()),
         }  # fmt: skip
 
@@ -295,7 +298,7 @@ class Tuner:
         returns = []
         for budget in self.recipe.budgets:
             values, correct = mean_return(
-                self.course, budget, self.recipe.mode, self._weights(), self.course.validation, self.scorer
+                self.course, budget, self.recipe.mode, self.reward, self.course.validation, self.scorer
             )
             total = float(values.mean())
             row[f"validation_return_{budget}"], row[f"validation_correct_{budget}"] = round(total, 5), round(correct, 4)

@@ -7,7 +7,7 @@ a checkpoint, so that it is an agent like any other.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from kv_agents.learned import checkpoints
 from kv_agents.learned.scorer import Scorer
-from kv_agents.training.course import Course, Log, load_state, mean_return, save_state
+from kv_agents.training.course import Course, Log, load_state, loss_alone, mean_return, reward_options, save_state
 from kv_agents.training.sb3 import SlotPolicy, SlotVecEnv
 from kv_gym.config import make_config
 from kv_gym.envs.vector_env import KVEvictVectorEnv
@@ -47,7 +47,8 @@ class PPORecipe:
         target_kl: An update stops when the policy has moved so far.
         noise: Standard deviation of the scores at the start.
         hidden: Width of the scorer.
-        w_loss, w_attention, w_correct: Weights of the reward's terms.
+        weights: Of the reward's terms, by the names of the settings, such as w_loss; what is not named weighs nothing.
+            `--set w_loss=0.05` sets one.
         evaluate_every: Steps between two evaluations on validation problems.
         n_train, n_validation: Problems.
         seed: Of weights, episodes and actions.
@@ -69,9 +70,7 @@ class PPORecipe:
     target_kl: float = 0.05
     noise: float = 0.5
     hidden: int = 32
-    w_loss: float = 0.02
-    w_attention: float = 0.0
-    w_correct: float = 0.0
+    weights: dict[str, float] = field(default_factory=loss_alone)
     evaluate_every: int = 10_000
     n_train: int = 512
     n_validation: int = 48
@@ -98,8 +97,7 @@ class PPOTrainer:
         recipe = self.recipe
         options = {
             **self.course.options, "mode": recipe.mode, "budget": recipe.budgets[0], "n_problems": recipe.n_train,
-            "shadow": recipe.w_attention > 0 or (recipe.mode == "generate" and recipe.w_loss > 0),
-            "w_loss": recipe.w_loss, "w_attention": recipe.w_attention, "w_correct": recipe.w_correct,
+            **reward_options(recipe.weights, recipe.mode),
         }  # fmt: skip
         if recipe.action == "slot":
             return options | {"action": "slot", "evict_every": 1}
@@ -168,10 +166,10 @@ class PPOTrainer:
     def evaluate(self) -> float:
         """Mean return without noise on the validation problems; keeps the best actor."""
         recipe, device = self.recipe, self.course.llm.shape.device
-        names = ("w_loss", "w_attention", "w_correct", "shadow", "evict_every")
-        weights = {name: value for name, value in self._options().items() if name in names}
+        settings = reward_options(recipe.weights, recipe.mode)
+        settings |= {name: value for name, value in self._options().items() if name == "evict_every"}
         returns, correct = mean_return(
-            self.course, recipe.budgets[0], recipe.mode, weights, self.course.validation, self.scorer.to(device)
+            self.course, recipe.budgets[0], recipe.mode, settings, self.course.validation, self.scorer.to(device)
         )
         mean = float(returns.mean())
         if mean > self.best[0]:

@@ -13,6 +13,9 @@ function make(tag, attributes = {}, ...children) {
 
 const byId = (id) => document.getElementById(id);
 
+/** What the page shows: `episodes`, and the `measures` that their steps have (name, title, unit). */
+const PAGE = JSON.parse(byId("data").textContent);
+
 /** A number for people: three significant digits. */
 function short(value) {
   if (value === 0) return "0";

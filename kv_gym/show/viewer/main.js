@@ -187,9 +187,10 @@ function verdict(data) {
 function describeMoment(episode, moment) {
   if (!episode.data.evicts) return `holds all ${moment.read} tokens; nothing is ever evicted`;
   if (!moment.step) return `holds all ${moment.read} tokens; nothing evicted yet`;
-  const spikes = `loss spike ${short(moment.step.loss_spike)}, missed attention ${percent(moment.step.missed_attention)}`;
+  const spikes = PAGE.measures.filter(({ name }) => name in moment.step).map(({ name, title, unit }) => (
+    `${title} ${unit ? `${short(moment.step[name])} ${unit}` : percent(moment.step[name])}`)).join(", ");
   const where = moment.past ? `ended after step ${moment.index}` : moment.over ? `step ${moment.index}, the last` : `step ${moment.index}`;
   return `${where}: each head holds ${episode.data.budget} + ${episode.data.evict_every} new of ${moment.read} tokens; ${spikes}`;
 }
 
-window.viewer = new Viewer(JSON.parse(byId("data").textContent));
+window.viewer = new Viewer(PAGE.episodes);

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from kv_gym.engine.measures import Measure, step_measures
 from kv_gym.show.recording import RecordedEpisode, RecordingError
 
 FOLDER = Path(__file__).parent
@@ -31,12 +34,16 @@ def build_page(episodes: Sequence[RecordedEpisode]) -> str:
         check_comparable(episodes[0], other)
     style = (FOLDER / "style.css").read_text(encoding="utf-8")
     script = '"use strict";\n' + "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    first, second, *_ = measures = step_measures()
     parts = {
         "style": style,
         "style_hash": _hash(style),
         "script": script,
         "script_hash": _hash(script),
         "data": _json(episodes),
+        "up": html.escape(first.title),
+        "down": html.escape(second.title),
+        "measures": "\n    ".join(_described(measure) for measure in measures),
     }
     template = (FOLDER / "page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)  # once: parts are not searched again
@@ -58,9 +65,16 @@ def check_comparable(one: RecordedEpisode, other: RecordedEpisode) -> None:
         )
 
 
+def _described(measure: Measure) -> str:
+    """What a measure is, a sentence of HTML."""
+    unit = f" ({html.escape(measure.unit)})" if measure.unit else ""
+    return f"<b>{html.escape(measure.title.capitalize())}</b>{unit}: {html.escape(measure.description.rstrip('.'))}."
+
+
 def _json(episodes: Sequence[RecordedEpisode]) -> str:
-    """Write episodes so that an HTML parser sees nothing but text."""
-    data = "[" + ",".join(episode.model_dump_json() for episode in episodes) + "]"
+    """Write episodes and what their steps measure so that an HTML parser sees nothing but text."""
+    measures = json.dumps([{"name": m.name, "title": m.title, "unit": m.unit} for m in step_measures()])
+    data = f'{{"measures":{measures},"episodes":[{",".join(episode.model_dump_json() for episode in episodes)}]}}'
     for character in "<>&\u2028\u2029":
         data = data.replace(character, f"\\u{ord(character):04x}")
     return data

@@ -1,5 +1,6 @@
-// Loss spikes (up), attention spikes (down) and disagreements (on top) of every step, above the slider. A click jumps.
+// The first two measures of a step, up and down, and disagreements (on top), above the slider. A click jumps.
 
+const [UP, DOWN] = PAGE.measures;
 const THUMB = 16; // pixels; the slider's thumb stops half of it short of both ends
 
 class Timeline {
@@ -15,8 +16,8 @@ class Timeline {
 
   describe(name) {
     const steps = this.episode.data.steps;
-    const spikes = steps.flatMap((step, i) => (step.loss_spike > 0 ? [`step ${i + 1}: ${short(step.loss_spike)}`] : []));
-    return `${name}: ${steps.length} steps; loss spikes ${spikes.length ? spikes.slice(0, 20).join(", ") : "none"}`;
+    const spikes = steps.flatMap((step, i) => (step[UP.name] > 0 ? [`step ${i + 1}: ${short(step[UP.name])}`] : []));
+    return `${name}: ${steps.length} steps; ${UP.title}s ${spikes.length ? spikes.slice(0, 20).join(", ") : "none"}`;
   }
 
   x(stop, width) {
@@ -42,8 +43,8 @@ class Timeline {
     this.episode.states.forEach(({ read, step }) => {
       if (!step) return;
       const left = this.x(this.stops.indexOf(read), width) - bar / 2;
-      const up = this.height(step.loss_spike, this.scale.loss, middle - 11); // below the triangle
-      const down = this.height(step.attention_spike, this.scale.attention, height - middle - 1);
+      const up = this.height(step[UP.name], this.scale.up, middle - 11); // below the triangle
+      const down = this.height(step[DOWN.name], this.scale.down, height - middle - 1);
       context.fillStyle = colour("--loss");
       context.fillRect(left, middle - up, bar, up);
       context.fillStyle = colour("--attention");
@@ -77,6 +78,6 @@ class Timeline {
 /** Largest spikes over all episodes. */
 function spikeScale(episodes) {
   const steps = episodes.flatMap((episode) => episode.data.steps);
-  const largest = (name) => steps.reduce((most, step) => Math.max(most, step[name]), 0) || 1;
-  return { loss: largest("loss_spike"), attention: largest("attention_spike") };
+  const largest = (name) => steps.reduce((most, step) => Math.max(most, step[name] ?? 0), 0) || 1;
+  return { up: largest(UP.name), down: largest(DOWN.name) };
 }

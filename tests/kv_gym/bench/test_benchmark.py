@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from kv_gym.bench.benchmark import BenchResult, run_bench
 from kv_gym.bench.plan import Bench
 from kv_gym.bench.rows import EpisodeRow, RowFileError, read_rows
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
+from kv_gym.engine.measures import result_columns
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.engine.slots import SlotView
 from kv_gym.errors import BudgetError, ConfigError, UnknownNameError
@@ -140,7 +142,8 @@ def test_rows_lead_to_all_provenance(small: Bench, wide: tuple[Path, BenchResult
 
 def test_losses_are_measured_in_replay_only(wide: tuple[Path, BenchResult]) -> None:
     for row in wide[1].rows:
-        measured = [row.loss, row.loss_full, row.loss_spike, row.attention_spike, row.missed_attention]
+        columns = ("loss", "loss_full", "loss_spike", "attention_spike", "missed_attention")
+        measured = [row.measured(column) for column in columns]
         assert all((value is not None) == (row.mode == "replay") for value in measured)
         assert row.correct is not None and row.stop in ("eos", "length") and row.failed is None
 
@@ -163,13 +166,15 @@ def test_a_row_is_what_the_engine_gives(small: Bench, wide: tuple[Path, BenchRes
         assert row.kv_bytes_peak == row.kv_bytes_mean == batch.cache.nbytes
         assert row.seconds and row.seconds > 0 and row.tokens_per_second and row.tokens_per_second > 0
         if mode == "replay":
-            assert [row.loss, row.loss_spike] == pytest.approx([record.loss, record.loss_spike])
+            assert record.measured.keys() == result_columns().keys() and not math.isnan(record.measured["loss"])
+            for column, value in record.measured.items():
+                assert row.measured(column) == (None if math.isnan(value) else pytest.approx(value))
 
 
 def test_full_cache_rows_come_from_the_reference(small: Bench, wide: tuple[Path, BenchResult]) -> None:
     texts = {text.problem.id: text for text in references(small)}
     others = {
-        (row.problem, row.budget): row.loss_full
+        (row.problem, row.budget): row.measured("loss_full")
         for row in wide[1].rows
         if row.mode == "replay" and row.agent == "streaming" and row.seed == 0
     }
@@ -183,8 +188,12 @@ def test_full_cache_rows_come_from_the_reference(small: Bench, wide: tuple[Path,
         assert row.kv_bytes_mean == pytest.approx(sum(held) / len(held) * slot_bytes)
         assert row.tokens_per_second and row.tokens_per_second > 0  # generated in this run
         if row.mode == "replay":
-            assert row.loss_spike == row.missed_attention == 0
-            assert row.loss == row.loss_full == pytest.approx(others[row.problem, row.budget], abs=1e-6)
+            assert row.measured("loss_spike") == row.measured("missed_attention") == 0
+            assert (
+                row.measured("loss")
+                == row.measured("loss_full")
+                == pytest.approx(others[row.problem, row.budget], abs=1e-6)
+            )
 
 
 def test_the_speed_of_stored_references_is_unknown(
@@ -265,7 +274,7 @@ def test_a_raising_agent_is_recorded_and_the_next_cell_goes_on(small: Bench, tmp
     failed = {agent: [row.failed for row in rows if row.agent == agent] for agent in ("fails-later", "not-a-number")}
     assert failed["fails-later"] == ["KeyError: 'head 7'"] * 3
     assert all(reason and reason.startswith("ScoreError: keep score of episode 0") for reason in failed["not-a-number"])
-    assert all(row.correct is None and row.loss is None for row in rows if row.failed)
+    assert all(row.correct is None and row.measured("loss") is None for row in rows if row.failed)
     assert all(row.failed is None and row.correct is not None for row in rows if row.agent == "random")
     assert run_bench(bench, tmp_path / "rows.jsonl").n_new == 0
 

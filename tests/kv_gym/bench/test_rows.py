@@ -90,7 +90,7 @@ def test_a_line_is_in_the_file_when_add_returns(path: Path) -> None:
     [
         ('{"kind": "epi', "Invalid JSON"),
         ('{"kind": "other"}', "'other' .* does not match"),
-        (json.dumps(make_row(9).model_dump() | {"speed": 1}), "speed: Extra inputs"),
+        (json.dumps(make_row(9).model_dump() | {"speed": 1}), "there is no column 'speed'"),
         (json.dumps(make_row(9).model_dump() | {"schema_version": 2}), "Input should be 1"),
         (json.dumps(make_row(9).model_dump() | {"run_id": "gone"}), "no run line 'gone'"),
     ],

@@ -63,7 +63,7 @@ class Masks:
             gone = torch.ones_like(positions, dtype=torch.bool).scatter(-1, keep, False)
             for row, layer, head, slot in gone.nonzero().tolist():
                 if batch.active[row]:
-                    start = int(batch.length[row])
+                    start = int(batch.texts.length[row])
                     self.visible[row, layer, head, start:, positions[row, layer, head, slot]] = False
             evict(keep)
 
@@ -91,17 +91,17 @@ def test_an_episode_is_the_plain_model_with_the_evicted_slots_masked(small, mode
     config = config.model_copy(update={"mode": mode})
     batch = EpisodeBatch(llm, config, 3, statistics=False)
     batch.reset([0, 1, 2], refs[:3], [5, 6, 7])
-    masks = Masks(batch, batch.tokens.shape[1])
+    masks = Masks(batch, batch.texts.tokens.shape[1])
     play(batch)
     for row in range(3):
-        length = int(batch.length[row])
-        tokens = batch.tokens[row, :length]
+        length = int(batch.texts.length[row])
+        tokens = batch.texts.tokens[row, :length]
         logits, _ = plain_run(llm, tokens, masks.visible[row, :, :, :length, :length])
         log_p = logits.log_softmax(-1)
         after = torch.arange(config.slots, length - 1)  # queries after the first eviction
         expected = -log_p[after, tokens[after + 1]]
-        torch.testing.assert_close(batch.surprisal[row, after + 1], expected, atol=1e-4, rtol=0)
-        free = after[after + 1 >= int(batch.forced[row])]
+        torch.testing.assert_close(batch.texts.surprisal[row, after + 1], expected, atol=1e-4, rtol=0)
+        free = after[after + 1 >= int(batch.texts.forced[row])]
         assert torch.equal(tokens[free + 1], logits[free].argmax(-1)), "greedy where nothing is forced"
         if mode == "replay":
             known = answer_start(llm, refs[row])
@@ -113,19 +113,19 @@ def test_the_shadow_is_the_plain_model_on_the_same_tokens(small):
     llm, config, refs = small
     batch = EpisodeBatch(llm, config, 2, statistics=False)
     batch.reset([0, 1], refs[:2], [1, 2])
-    masks = Masks(batch, batch.tokens.shape[1])
+    masks = Masks(batch, batch.texts.tokens.shape[1])
     play(batch)
     for row in range(2):
-        length = int(batch.length[row])
-        tokens = batch.tokens[row, :length]
+        length = int(batch.texts.length[row])
+        tokens = batch.texts.tokens[row, :length]
         causal = torch.ones(length, length, dtype=torch.bool).tril()
         logits, attention = plain_run(llm, tokens, causal.expand(2, 2, -1, -1))
         after = torch.arange(config.slots, length - 1)
         expected = -logits.log_softmax(-1)[after, tokens[after + 1]]
-        torch.testing.assert_close(batch.surprisal_full[row, after + 1], expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(batch.texts.surprisal_full[row, after + 1], expected, atol=1e-4, rtol=0)
         rows = attention.unflatten(1, (2, 2)).mean(2)[:, :, config.slots :]  # [L, H_kv, T, T], mean over the group
         missed = (rows * ~masks.visible[row, :, :, config.slots : length, :length]).sum(-1).mean()
-        found = batch.sums["missed_attention"][row] / batch.sums["steps"][row]
+        found = batch.records.sums["missed_attention"][row] / batch.records.steps[row]
         torch.testing.assert_close(found.float(), missed, atol=1e-5, rtol=0)
 
 
@@ -142,7 +142,7 @@ def test_rewards_are_those_of_the_terms(small, threshold, cap):
     spikes = 0.5 * result.terms["loss_spike"] + 0.1 * result.terms["attention_spike"]
     torch.testing.assert_close(result.reward, -spikes)
     after = slice(config.slots + 1, config.slots + 1 + config.evict_every)
-    increase = batch.surprisal[0, after] - reference.surprisal[after]
+    increase = batch.texts.surprisal[0, after] - reference.surprisal[after]
     low = reference.entropy[after] <= (reference.entropy_percentile(0.8) if threshold is None else threshold)
     counted = increase[low & (increase > 0.3)].clamp(max=cap or 1e9)
     expected = (counted**2).sum() / max(int(low.sum()), 1)
@@ -158,15 +158,15 @@ def test_losses_are_split_at_the_fifth_of_highest_entropy(small):
     batch.reset([0, 1, 2], refs[:3], [0, 0, 0])
     play(batch)
     for row in range(3):
-        reference, record = refs[row], batch.record(row)
+        reference, record = refs[row], batch.record(row).measured
         counted = torch.arange(max(config.slots + 1, reference.n_prompt), answer_start(llm, reference))
         high = reference.entropy[counted] > torch.quantile(reference.entropy[reference.n_prompt :], 0.8)
         assert 0 < high.sum() < len(counted)
         for chosen, loss, full in (
-            (high, record.loss_high, record.loss_high_full), (~high, record.loss_low, record.loss_low_full),
-            (high | ~high, record.loss, record.loss_full),
+            (high, record["loss_high"], record["loss_high_full"]), (~high, record["loss_low"], record["loss_low_full"]),
+            (high | ~high, record["loss"], record["loss_full"]),
         ):  # fmt: skip
-            assert loss == pytest.approx(float(batch.surprisal[row, counted[chosen]].double().mean()), rel=1e-6)
+            assert loss == pytest.approx(float(batch.texts.surprisal[row, counted[chosen]].double().mean()), rel=1e-6)
             assert full == pytest.approx(float(reference.surprisal[counted[chosen]].double().mean()), rel=1e-6)
 
 
@@ -196,11 +196,8 @@ def approx_record(monkeypatch):
             self.record = record
 
         def __eq__(self, other):
-            mine, theirs = vars(self.record), vars(other)
-            return all(
-                theirs[name] == pytest.approx(value, abs=1e-4) if isinstance(value, float) else theirs[name] == value
-                for name, value in mine.items()
-            )
+            mine, theirs = dict(vars(self.record)), dict(vars(other))
+            return theirs.pop("measured") == pytest.approx(mine.pop("measured"), abs=1e-4) and mine == theirs
 
     monkeypatch.setattr(pytest, "approx_record", Approximate, raising=False)
 
@@ -212,7 +209,7 @@ def test_hashes_cover_tokens_and_actions(small):
         batch = EpisodeBatch(llm, config, 1)
         batch.reset([0], refs[:1], [0])
         records.append(play(batch, seed).record(0))
-        generated = batch.generated(0).int().numpy().tobytes()
+        generated = batch.texts.generated(0).int().numpy().tobytes()
         assert records[-1].tokens_sha256 == hashlib.sha256(generated).hexdigest()
     assert records[0] == records[1]
     assert records[0].actions_sha256 != records[2].actions_sha256
@@ -230,13 +227,15 @@ def test_dropped_answers_end_the_replay_with_the_trace(small):
     llm, config, refs = small
     batch = EpisodeBatch(llm, config.model_copy(update={"mode": "replay"}), 2)
     batch.reset([0, 1], refs[:2], [0, 1])
-    traces = batch.forced.clone()
+    traces = batch.texts.forced.clone()
     while batch.active.any():
-        assert (batch.length + config.evict_every <= batch.forced)[batch.active].all()  # whole windows of the trace
+        assert (batch.texts.length + config.evict_every <= batch.texts.forced)[
+            batch.active
+        ].all()  # whole windows of the trace
         batch.step(random_scores(batch))
         batch.drop_answers()
-    assert torch.equal(batch.forced, traces)
-    assert (batch.forced - batch.length < config.evict_every).all()
+    assert torch.equal(batch.texts.forced, traces)
+    assert (batch.texts.forced - batch.texts.length < config.evict_every).all()
 
 
 def test_hindsight_only_when_asked_for(small):
@@ -290,13 +289,13 @@ def test_a_prompt_longer_than_the_cache_is_read_and_not_written(small, mode):
     batch.reset([0], [reference], [0])
     counted = 0
     while batch.active.any():
-        read = int(batch.length[0])
+        read = int(batch.texts.length[0])
         batch.step(random_scores(batch))
         if read + config.evict_every < reference.n_prompt:
-            assert batch.sums["tokens"][0] == 0, "losses are those of the answer, not of the question"
-        counted = int(batch.sums["tokens"][0])
-    assert torch.equal(batch.tokens[0, : reference.n_prompt], reference.tokens[: reference.n_prompt])
-    assert counted > 0 and llm.decode(batch.generated(0)) == batch.text(0)
+            assert batch.records.tokens[0] == 0, "losses are those of the answer, not of the question"
+        counted = int(batch.records.tokens[0])
+    assert torch.equal(batch.texts.tokens[0, : reference.n_prompt], reference.tokens[: reference.n_prompt])
+    assert counted > 0 and llm.decode(batch.texts.generated(0)) == batch.texts.text(0)
     record = batch.record(0)
     assert record.n_tokens <= config.max_new_tokens + config.max_answer_tokens
 
@@ -311,7 +310,7 @@ def test_a_stop_token_in_the_prompt_ends_nothing(small):
     batch = EpisodeBatch(llm, config, 1)
     batch.reset([0], [replace(reference, tokens=tokens)], [0])
     batch.step(random_scores(batch))
-    assert batch.active[0] and not batch.stopped[0]
+    assert batch.active[0] and not batch.records.stopped[0]
 
 
 def test_what_follows_the_box_behind_a_trace_is_not_graded(small):
@@ -321,10 +320,10 @@ def test_what_follows_the_box_behind_a_trace_is_not_graded(small):
     (reference,) = ReferenceStore(llm, config).get([problem])
     batch = EpisodeBatch(llm, config, 1)
     batch.reset([0], [reference], [0])
-    forced = int(batch.forced[0])
+    forced = int(batch.texts.forced[0])
     said = torch.tensor(llm.encode("42}. so \\boxed{7}" + "0" * 40))[: config.max_answer_tokens]
-    batch.tokens[0, forced : forced + len(said)] = said
-    batch.end[0] = forced + len(said)
-    assert batch.answer_text(0).endswith("\\boxed{42}") and is_correct(batch.answer_text(0), "42")
+    batch.texts.tokens[0, forced : forced + len(said)] = said
+    batch.texts.end[0] = forced + len(said)
+    assert batch.texts.answer_text(0).endswith("\\boxed{42}") and is_correct(batch.texts.answer_text(0), "42")
     with pytest.raises(ConfigError, match="is a recorded trace, which is replayed. Use mode='replay'"):
         EpisodeBatch(llm, config.model_copy(update={"mode": "generate"}), 1).reset([0], [reference], [0])

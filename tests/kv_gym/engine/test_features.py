@@ -74,7 +74,7 @@ def test_plain_columns_by_hand(batch):
     torch.testing.assert_close(column(features, "age")[0, 1, 1], torch.log1p((length - 1 - positions).float()))
     torch.testing.assert_close(column(features, "position")[0, 1, 1], positions / length)
     assert column(features, "in_prompt")[0, 1, 1].tolist() == (positions < slots.prompt_length[0]).float().tolist()
-    surprisal = batch.surprisal[0, positions]
+    surprisal = batch.texts.surprisal[0, positions]
     torch.testing.assert_close(column(features, "surprisal")[0, 1, 1], torch.log1p(surprisal))
     norms = slots.keys[0, 1, 1].norm(dim=-1)
     torch.testing.assert_close(column(features, "key_norm")[0, 1, 1], (norms / norms.mean()).log(), atol=1e-5, rtol=0)
@@ -100,5 +100,5 @@ def test_context_by_hand(batch):
     length, prompt = float(slots.text_length[0]), float(slots.prompt_length[0])
     expected = torch.tensor([(length - prompt) / 60, 1.3802112, 0.90309, 24 / length, prompt / length])
     torch.testing.assert_close(context[0, :5], expected, atol=1e-5, rtol=0)
-    newest = batch.surprisal[0, int(length) - 8 : int(length)].mean()
+    newest = batch.texts.surprisal[0, int(length) - 8 : int(length)].mean()
     torch.testing.assert_close(context[0, 5], torch.log1p(newest))

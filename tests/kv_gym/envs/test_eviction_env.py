@@ -191,7 +191,7 @@ def test_protected_slots_survive_any_action(form: str) -> None:
     env.action_space.seed(1)
     batch, budget = env.core.batch, 20
     for _ in range(4):
-        length = int(batch.length[0])
+        length = int(batch.texts.length[0])
         env.step(env.action_space.sample())
         kept = batch.cache.positions[:, 0, :, :budget]
         assert (kept[..., :4] == torch.arange(4)).all()
@@ -203,7 +203,7 @@ def test_env_and_engine_give_the_same_episode() -> None:
     env.reset(seed=2)
     core = env.core
     engine = EpisodeBatch(core.llm, core.config, 1)
-    engine.reset([0], core.batch.references, core.batch.seeds.tolist())  # type: ignore[arg-type]
+    engine.reset([0], core.batch.texts.references, core.batch.seeds.tolist())  # type: ignore[arg-type]
     env.action_space.seed(2)
     for _ in range(8):
         action = env.action_space.sample()
@@ -256,11 +256,13 @@ def test_success_and_reward_come_at_the_end(score: float, monkeypatch: pytest.Mo
 def test_stop_token_terminates_and_length_truncates() -> None:
     env = make()
     env.reset(seed=0)
-    env.core.batch.stop_ids = torch.arange(env.core.llm.model.config.vocab_size)  # whatever it writes next stops it
+    env.core.batch.texts.stop_ids = torch.arange(
+        env.core.llm.model.config.vocab_size
+    )  # whatever it writes next stops it
     assert env.step(env.action_space.sample())[2:4] == (True, False)
     env.reset(seed=0)
-    env.core.batch.stop_ids = torch.tensor([-1])
-    env.core.batch.end[0] = env.core.batch.length[0] + 4
+    env.core.batch.texts.stop_ids = torch.tensor([-1])
+    env.core.batch.texts.end[0] = env.core.batch.texts.length[0] + 4
     assert env.step(env.action_space.sample())[2:4] == (False, True)
 
 
@@ -272,7 +274,7 @@ def test_info_describes_problem_and_cache() -> None:
     assert info["family"] == "ledger"
     assert info["kv_bytes"] == 2 * 4 * shape.n_layers * shape.n_kv_heads * shape.head_dim * 56
     assert info["hindsight"] == {"answer": env.core.problems.problem(1).answer}
-    assert info["n_tokens"] == 57 - env.core.batch.references[0].n_prompt  # type: ignore[union-attr]
+    assert info["n_tokens"] == 57 - env.core.batch.texts.references[0].n_prompt  # type: ignore[union-attr]
 
 
 def test_hindsight_holds_golden_scores_and_observation_does_not_change() -> None:

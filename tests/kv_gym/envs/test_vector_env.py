@@ -83,7 +83,7 @@ def test_rows_are_single_environments(form: str) -> None:
             assert rewards[row] == pytest.approx(reward, abs=1e-4)
     for row, single in enumerate(singles):
         engine = single.unwrapped.core.batch  # type: ignore[attr-defined]
-        assert env.core.batch.generated(row).tolist() == engine.generated(0).tolist()
+        assert env.core.batch.texts.generated(row).tolist() == engine.texts.generated(0).tolist()
 
 
 @pytest.mark.parametrize("options", [{}, {"mode": "replay", "hindsight": True}, {"temperature": 1.0}], ids=str)
@@ -158,7 +158,7 @@ def test_two_copies_agree() -> None:
 def test_same_step_returns_the_new_observation_and_the_final_one() -> None:
     env = make(2)
     env.reset(seed=0, options={"problem": [0, 3]})
-    env.core.batch.end[1] = env.core.batch.length[1] + 4  # row 1 ends in the next step
+    env.core.batch.texts.end[1] = env.core.batch.texts.length[1] + 4  # row 1 ends in the next step
     observation, _, terminated, truncated, infos = env.step(env.action_space.sample())
     assert (terminated | truncated).tolist() == [False, True]
     assert infos["_final_obs"].tolist() == infos["_final_info"].tolist() == [False, True]
@@ -175,7 +175,7 @@ def test_returned_arrays_are_nobody_elses() -> None:
     env = make(2, hindsight=True)
     returned = [env.reset(seed=0)]
     for _ in range(3):
-        env.core.batch.end[0] = env.core.batch.length[0] + 1
+        env.core.batch.texts.end[0] = env.core.batch.texts.length[0] + 1
         observation, reward, terminated, truncated, infos = env.step(env.action_space.sample())
         returned.append((observation, {**infos, "reward": reward, "terminated": terminated, "truncated": truncated}))
     assert not any(data_shares_objects(a, b) for i, a in enumerate(returned) for b in returned[:i])
@@ -187,7 +187,7 @@ def test_returned_arrays_are_nobody_elses() -> None:
 def test_disabled_resets_only_what_the_mask_says() -> None:
     env = make(3, autoreset_mode="Disabled")
     env.reset(seed=0)
-    env.core.batch.end[1] = env.core.batch.length[1] + 4
+    env.core.batch.texts.end[1] = env.core.batch.texts.length[1] + 4
     observation, _, terminated, truncated, infos = env.step(env.action_space.sample())
     ended = terminated | truncated
     assert ended.tolist() == [False, True, False]
@@ -227,7 +227,7 @@ def test_episode_statistics_survive_a_masked_reset() -> None:
     env.reset(seed=0)
     env.step(env.action_space.sample())
     env.reset(options={"reset_mask": np.array([True, False])})
-    env.unwrapped.core.batch.end[:] = 0  # type: ignore[attr-defined]
+    env.unwrapped.core.batch.texts.end[:] = 0  # type: ignore[attr-defined]
     *_, infos = env.step(env.action_space.sample())
     assert infos["episode"]["l"].tolist() == [1, 2]
 

@@ -50,7 +50,7 @@ def test_first_frame_holds_all_that_was_read(maker: FrameMaker) -> None:
     assert [first.step, first.reward, first.total, first.score, first.n_ended] == [0, 0.0, 0.0, None, 0]
     assert first.kv_bytes == first.kv_bytes_full == 2 * 2 * 2 * 24 * 8 * 4  # K and V, layers, heads, slots, D, bytes
     assert len(first.tokens) == 25
-    reference = maker.batch.references[0]
+    reference = maker.batch.texts.references[0]
     assert reference is not None and reference.problem.prompt.startswith("".join(first.tokens))  # it is longer
     assert first.problem != second.problem
 
@@ -86,12 +86,12 @@ def test_rewards_add_up_and_ends_are_counted(maker: FrameMaker) -> None:
         total += result.reward.numpy()
     frames = maker.frames([0, 1])
     np.testing.assert_allclose([frame.total for frame in frames], total)
-    assert [frame.score for frame in frames] == maker.batch.correct.tolist()
+    assert [frame.score for frame in frames] == maker.batch.records.correct.tolist()
     assert [frames[0].n_ended, ended] == [2, 2]
     for row, frame in enumerate(frames):
-        assert frame.held.shape[-1] <= int(maker.batch.end[row])  # what is read behind the end is not shown
+        assert frame.held.shape[-1] <= int(maker.batch.texts.end[row])  # what is read behind the end is not shown
         written = "".join(frame.tokens[frame.n_prompt :])
-        assert written == maker.batch.text(row)
+        assert written == maker.batch.texts.text(row)
 
 
 def test_start_forgets_the_row_and_no_other(maker: FrameMaker) -> None:
@@ -99,14 +99,14 @@ def test_start_forgets_the_row_and_no_other(maker: FrameMaker) -> None:
     kept = maker.frames([1])[0]
     maker.start([0])
     first, second = maker.frames([0, 1])
-    assert not first.gone.any() and [first.total, first.reward, first.attention_spike] == [0, 0, 0]
+    assert not first.gone.any() and [first.total, first.reward, first.terms["attention_spike"]] == [0, 0, 0]
     np.testing.assert_array_equal(second.gone, kept.gone)
     assert [second.total, second.reward] == [kept.total, kept.reward]
 
 
 def test_making_frames_changes_nothing(maker: FrameMaker) -> None:
     cache = maker.batch.cache
-    tensors = [*cache._batch_tensors(), maker.batch.tokens, maker.batch.length]
+    tensors = [*cache._batch_tensors(), maker.batch.texts.tokens, maker.batch.texts.length]
     before = [tensor.clone() for tensor in tensors]
     maker.frames([0, 1])
     assert all(torch.equal(a, b) for a, b in zip(before, tensors, strict=True))

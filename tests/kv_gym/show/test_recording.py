@@ -115,12 +115,14 @@ def test_recorded_evictions_played_by_hand_give_the_same_tokens(
         assert held.tolist() == episode.held(index)
         result = batch.write()
         assert float(result.reward) == pytest.approx(step.reward, rel=1e-4, abs=1e-7)
-        assert int(batch.length) == step.length
+        assert int(batch.texts.length) == step.length
     assert not batch.active.any()
     n = len(episode.tokens)
-    assert batch.tokens[0, :n].tolist() == episode.tokens.ids
-    assert batch.surprisal[0, :n].tolist() == pytest.approx(episode.tokens.surprisal, rel=1e-4, abs=1e-6)
-    assert batch.surprisal_full[0, :n].tolist() == pytest.approx(episode.tokens.surprisal_full, rel=1e-4, abs=1e-6)
+    assert batch.texts.tokens[0, :n].tolist() == episode.tokens.ids
+    assert batch.texts.surprisal[0, :n].tolist() == pytest.approx(episode.tokens.surprisal, rel=1e-4, abs=1e-6)
+    assert batch.texts.surprisal_full[0, :n].tolist() == pytest.approx(
+        episode.tokens.surprisal_full, rel=1e-4, abs=1e-6
+    )
     assert batch.record(0).tokens_sha256 == episode.tokens_sha256
 
 

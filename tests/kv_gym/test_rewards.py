@@ -1,6 +1,6 @@
 import torch
 
-from kv_gym.engine.rewards import attention_spike, loss_spike, total_reward
+from kv_gym.rewards import attention_spike, loss_spike, total_reward
 
 
 def test_loss_spike_by_hand():
