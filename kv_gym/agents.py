@@ -7,11 +7,12 @@ import importlib.util
 import inspect
 import sys
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kv_gym.errors import ConfigError, unknown_name
+from kv_gym.registry import plugins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,13 +73,7 @@ def agent_entries() -> dict[str, EntryPoint]:
     Raises:
         ConfigError: Two packages claim one name.
     """
-    found: dict[str, EntryPoint] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        other = found.setdefault(entry.name, entry)
-        if other.value != entry.value:
-            claims = f"{other.value} and {entry.value}"
-            raise ConfigError(f"agent {entry.name!r} is claimed by {claims}. Uninstall one of the two packages.")
-    return found
+    return plugins(GROUP, "agent")
 
 
 def agent_class(name_or_path: str) -> type[AgentLike]:

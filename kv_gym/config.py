@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
@@ -18,7 +18,11 @@ class _Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    problems: str = Field(description="Where problems come from: the name of a source, or a local `.jsonl` file.")
+    problems: str | tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        min_length=1,
+        description="Where problems come from: the name of a source, a local `.jsonl` file, or a list of those, which "
+        "take turns.",
+    )
     split: Literal["train", "validation", "test"] = Field(
         "train", description="Which problems are drawn: learn on `train`, tune on `validation`, measure on `test`."
     )

@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    {"registry", "errors"},
+    {"errors"},
+    {"registry"},
     {"rewards"},
     {"config"},
     {"problems"},

@@ -235,7 +235,8 @@ def envs(
     for env_id in env_ids():
         page = env_page(env_id)
         settings, budgets = page.settings, ", ".join(map(str, page.bench.budgets))
-        table.add_row(env_id, page.title, f"{settings.n_problems} {settings.problems}", settings.model, budgets)
+        source = settings.problems if isinstance(settings.problems, str) else " + ".join(settings.problems)
+        table.add_row(env_id, page.title, f"{settings.n_problems} {source}", settings.model, budgets)
     console().print(table)
 
 

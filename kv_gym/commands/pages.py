@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import torch
 from gymnasium import spaces
@@ -29,8 +29,9 @@ from kv_gym.envs.observations import make_observation_space
 from kv_gym.errors import ConfigError
 from kv_gym.llm.cache import CacheShape
 from kv_gym.llm.known import known_models
-from kv_gym.problems import MADE
-from kv_gym.problems.recorded import ANSWER, HUB_SETS, INSTRUCTION, QUESTION
+from kv_gym.problems import ProblemSource, problem_source, source_kind
+from kv_gym.problems.hub import HubSet
+from kv_gym.problems.recorded import ANSWER, INSTRUCTION, QUESTION
 from kv_gym.problems.worked import MadeSource
 from kv_gym.registry import env_ids
 from kv_gym.rewards import REWARD_TERMS, reward_settings, weights_of
@@ -79,7 +80,8 @@ def render_index() -> str:
     rows = []
     for env_id in env_ids():
         page, config = env_page(env_id), env_page(env_id).settings
-        problems = f"{config.n_problems} from `{config.problems}`"
+        names = config.problems if isinstance(config.problems, tuple) else [config.problems]
+        problems = f"{config.n_problems} from {listed(names)}"
         sizes = f"{config.budget} + {config.evict_every}"
         rows.append((f"[{env_id}]({env_id}.md)", page.title, problems, f"`{config.model}`", config.mode, sizes))
     return join_parts(
@@ -138,11 +140,14 @@ def snippet(env_id: str) -> str:
 
 def describe_problems(config: EnvConfig) -> str:
     """What the problems are and where they come from, with an example where they are made here."""
-    if config.problems in MADE:
-        return describe_made(MADE[config.problems](), config)
-    if config.problems not in HUB_SETS:
+    if isinstance(config.problems, tuple):
+        return describe_mixed(config.problems, config)
+    if config.problems.endswith(".jsonl"):
         return f"The problems are those of the file `{config.problems}`."
-    repo = HUB_SETS[config.problems].repo
+    kind = source_kind(config.problems)
+    if not isinstance(kind, HubSet):
+        return describe_made(kind(), config)
+    repo = kind.repo
     return (
         f"The problems are the dataset [{repo}](https://huggingface.co/datasets/{repo}) of the Hugging Face hub, "
         'downloaded when the environment is first made (`pip install "kv-gym[hub]"`). Without a network, give a file: '
@@ -152,8 +157,24 @@ def describe_problems(config: EnvConfig) -> str:
     )
 
 
-def describe_made(source: MadeSource, config: EnvConfig) -> str:
-    """The families of a made source, each with a prompt, and the first problem's solution."""
+def describe_mixed(names: Sequence[str], config: EnvConfig) -> str:
+    """Which sources take turns, and a prompt of each."""
+    sources = {name: problem_source(name) for name in names}
+    firsts = [source.problem(config.split, config.problem_seed, 0).prompt.strip() for source in sources.values()]
+    families = (f"- `{name}`: {listed(source.families)}" for name, source in sources.items())
+    return join_parts(
+        f"Sources take turns: problem i is problem i // {len(names)} of source i % {len(names)}, under its id and "
+        "family there.",
+        "\n".join(families),
+        "The first prompt of each:",
+        fence("\n".join(shorten(prompt, LINE_CHARS) for prompt in firsts)),
+    )
+
+
+def describe_made(source: ProblemSource, config: EnvConfig) -> str:
+    """The families of a made source, each with a prompt, and the first problem's solution; of others, the families."""
+    if not isinstance(source, MadeSource):
+        return join_parts(plain_doc(type(source)), f"Problems of these families: {listed(source.families)}.")
     families, prompts = [], []
     for index, (name, drawer) in enumerate(source.drafts.items()):
         families.append(f"- `{name}`: {' '.join(plain_doc(drawer).split())}")
@@ -295,6 +316,8 @@ def allowed_kind(kind: Any) -> str:
     """One type or choice in words."""
     if kind is type(None):
         return "None"
+    if get_origin(kind) is tuple:
+        return "list of names"
     if isinstance(kind, type):
         return kind.__name__
     choices = get_args(kind)  # of a Literal inside a union

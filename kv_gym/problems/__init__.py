@@ -1,46 +1,72 @@
-"""Where problems come from: one file per source."""
+"""Where problems come from: one file per source, found by name through the entry points of `kv_gym.problems`."""
 
 import functools
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from kv_gym.config import EnvConfig
-from kv_gym.errors import unknown_name
-from kv_gym.problems.aime import AIMESource
+from kv_gym.errors import ConfigError, unknown_name
 from kv_gym.problems.base import Problem, ProblemSource
-from kv_gym.problems.code import CodeSource
 from kv_gym.problems.mixed import MixedSource
-from kv_gym.problems.recorded import HUB_SETS, read_file, read_hub
-from kv_gym.problems.retrieval import RetrievalSource
-from kv_gym.problems.summary import SummarySource
-from kv_gym.problems.worked import MadeSource
+from kv_gym.problems.recorded import read_file
+from kv_gym.registry import plugins
 
-MADE: dict[str, type[MadeSource]] = {
-    "aime": AIMESource,
-    "code": CodeSource,
-    "retrieval": RetrievalSource,
-    "summary": SummarySource,
-}
+GROUP = "kv_gym.problems"
+PARTS = ("name", "families", "size", "problem")
+"""What a source has (`ProblemSource`)."""
+
+
+def source_entries() -> dict[str, EntryPoint]:
+    """Return the entry point of every installed source, by name, sorted; nothing is loaded.
+
+    Raises:
+        ConfigError: Two packages claim one name.
+    """
+    return plugins(GROUP, "problem source")
+
+
+def source_kind(name: str) -> Callable[[], ProblemSource]:
+    """Return what an installed source is made by: a class, or whatever else gives one when it is called.
+
+    Raises:
+        UnknownNameError: There is none of that name.
+        ConfigError: It cannot be imported.
+    """
+    entries = source_entries()
+    if name not in entries:
+        none = "" if entries else "No package with problems is installed: run `pip install -e .` first. "
+        raise unknown_name("problem source", name, entries, fix=none + "Or give a local file: problems=my.jsonl.")
+    try:
+        kind: Callable[[], ProblemSource] = entries[name].load()
+    except Exception as error:  # whatever somebody else's package does when it is imported
+        raise ConfigError(
+            f"problem source {name!r} ({entries[name].value}) cannot be imported: {type(error).__name__}: {error}. "
+            "Mend or uninstall the package that offers it."
+        ) from error
+    return kind
 
 
 @functools.cache
-def problem_source(name: str) -> ProblemSource:
-    """Return the source called `name`, or that of a local `.jsonl` file.
+def problem_source(name: str | tuple[str, ...]) -> ProblemSource:
+    """Return the source called `name`, or that of a local `.jsonl` file; of several names, all of them in turn.
 
     Raises:
         UnknownNameError: There is none.
-        ConfigError: A recorded set is neither here nor to be had.
+        ConfigError: A recorded set is neither here nor to be had, or an entry point is no source.
     """
-    if name in MADE:
-        return MADE[name]()
-    if name == MixedSource.name:
-        return MixedSource([kind() for kind in MADE.values()])
+    if isinstance(name, tuple):
+        return MixedSource([problem_source(one) for one in name])
     if name.endswith(".jsonl"):
         return read_file(Path(name))
-    if name in HUB_SETS:
-        return read_hub(name)
-    raise unknown_name(
-        "problem source", name, [*MADE, MixedSource.name, *HUB_SETS], fix="Or give a local file: problems=my.jsonl."
-    )
+    source = source_kind(name)()
+    missing = [part for part in PARTS if not hasattr(source, part)]
+    if missing:
+        raise ConfigError(
+            f"problem source {name!r} ({source_entries()[name].value}) has no {', '.join(missing)}. See "
+            "kv_gym.problems.base.ProblemSource for what a source needs."
+        )
+    return source
 
 
 def problem_count(config: EnvConfig) -> int:
@@ -55,4 +81,6 @@ def list_problems(config: EnvConfig) -> list[Problem]:
     return [source.problem(config.split, config.problem_seed, index) for index in range(problem_count(config))]
 
 
-__all__ = ["Problem", "ProblemSource", "list_problems", "problem_count", "problem_source"]
+__all__ = [
+    "Problem", "ProblemSource", "list_problems", "problem_count", "problem_source", "source_entries", "source_kind",
+]  # fmt: skip

@@ -1,10 +1,9 @@
-"""Problem sets that somebody else wrote: from the Hugging Face hub, or from a local `.jsonl` of the same fields."""
+"""Problem sets that somebody else wrote: rows with questions and answers, from a local `.jsonl` or elsewhere."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +21,6 @@ QUESTION = ("problem", "question", "prompt")
 ANSWER = ("answer", "gt_answer", "final_answer")
 NAME = ("id", "unique_id", "task_id", "problem_idx")
 FAMILY = ("subject", "type", "contest", "level")
-
-
-@dataclass(frozen=True)
-class HubSet:
-    """Where a set lies on the Hugging Face hub.
-
-    Attributes:
-        repo: Dataset id.
-        split: Its split.
-        subset: Its configuration, where it has several.
-        read: How its rows are fetched; default is the `datasets` package.
-    """
-
-    repo: str
-    split: str = "test"
-    subset: str | None = None
-    read: Callable[[HubSet], Iterable[Row]] | None = None
-
-    def rows(self) -> Iterator[Row]:
-        """Download the rows, or read them from the hub's own cache."""
-        if self.read is not None:
-            yield from self.read(self)
-            return
-        from datasets import load_dataset
-
-        yield from load_dataset(self.repo, self.subset, split=self.split)
 
 
 class RecordedSource:
@@ -143,56 +116,3 @@ def read_file(path: Path) -> RecordedSource:
         if row is not None:
             rows.append(row)
     return RecordedSource(path.stem, rows)
-
-
-def read_hub(name: str) -> RecordedSource:
-    """Read a set from the hub, or from what was downloaded before.
-
-    Raises:
-        ConfigError: It cannot be had; says both ways to get it.
-    """
-    hub = HUB_SETS[name]
-    try:
-        rows = list(hub.rows())
-    except ImportError as error:
-        raise ConfigError(f"{_not_there(name)} ({error.name} is not installed: pip install kv-gym[hub].)") from error
-    except Exception as error:  # datasets, huggingface_hub and their HTTP clients all raise their own kinds
-        first = (str(error).splitlines() or [""])[0][:200]
-        raise ConfigError(f"{_not_there(name)} ({type(error).__name__}: {first})") from error
-    return RecordedSource(name, rows)
-
-
-def _not_there(name: str) -> str:
-    return (
-        f"problem set {name!r} is not stored here and cannot be downloaded. Either connect to the Hugging Face hub "
-        f"once ({HUB_SETS[name].repo}), or give a local file of the same fields: problems=path/to/{name}.jsonl."
-    )
-
-
-def math_rollouts(hub: HubSet) -> Iterator[Row]:
-    """Chains of thought of R1-Distill-Qwen-14B on MATH, correct and incorrect: a folder for each problem."""
-    from huggingface_hub import HfApi, hf_hub_download
-
-    folder = "deepseek-r1-distill-qwen-14b/temperature_0.6_top_p_0.95/"
-    for path in sorted(HfApi().list_repo_files(hub.repo, repo_type="dataset")):
-        if not path.startswith(folder) or not path.endswith("_base_solution/" + path.split("/")[-2] + "/problem.json"):
-            continue
-        parts = [path, path.replace("problem.json", "base_solution.json")]
-        problem, solution = (
-            json.loads(Path(hf_hub_download(hub.repo, part, repo_type="dataset")).read_text(encoding="utf-8"))
-            for part in parts
-        )
-        yield {
-            "id": "/".join(path.split("/")[2:4]), "problem": problem["problem"], "answer": solution["answer"],
-            "trace": solution["solution"], "is_correct": solution["is_correct"],
-        }  # fmt: skip
-
-
-HUB_SETS = {
-    "aime24": HubSet("HuggingFaceH4/aime_2024", "train"),
-    "aime25": HubSet("math-ai/aime25"),
-    "aime26": HubSet("evalscope/aime26"),
-    "math500": HubSet("HuggingFaceH4/MATH-500"),
-    "gsm8k": HubSet("openai/gsm8k", "test", "main"),
-    "traces": HubSet("uzaymacar/math-rollouts", read=math_rollouts),
-}

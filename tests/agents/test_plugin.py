@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from plugin import install_package, run_python
 
 PAGE = Path(__file__).parents[2] / "docs" / "agents.md"
-PYPROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "my-package"
-version = "1.0"
-"""
 
 
 def blocks(kind: str) -> list[str]:
@@ -31,22 +21,11 @@ def blocks(kind: str) -> list[str]:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Variables of a process that finds the page's agent as an installed package."""
     folder = tmp_path_factory.mktemp("plugin")
-    package = folder / "source" / "my_package"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "mine.py").write_text(blocks("python")[0])
-    (folder / "source" / "pyproject.toml").write_text(PYPROJECT + blocks("toml")[0])
-    site = folder / "site"
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
-    subprocess.run([*command, "--target", str(site), str(folder / "source")], check=True, timeout=120)
-    return os.environ | {"PYTHONPATH": str(site)}
+    return install_package(folder, {"mine": blocks("python")[0]}, blocks("toml")[0])
 
 
 def kv_gym(environment: dict[str, str], *arguments: str) -> str:
-    command = [sys.executable, "-m", "kv_gym.commands.main", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run_python(environment, "-m", "kv_gym.commands.main", *arguments)
 
 
 def test_an_installed_package_adds_its_agent(environment: dict[str, str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 import tomllib
 from importlib.metadata import EntryPoint
@@ -13,8 +12,9 @@ import pytest
 from kv_agents.base import Agent
 from kv_agents.heuristics.h2o import H2O
 from kv_agents.heuristics.streaming import Streaming
+from plugin import pretend
 
-from kv_gym import agents as registry
+from kv_gym import agents
 from kv_gym.agents import agent_source, known_agents, load_agent
 from kv_gym.errors import ConfigError, UnknownNameError
 
@@ -73,8 +73,8 @@ class Anything(NoName):
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
-    found = [EntryPoint(name.replace("_", "-"), value, registry.GROUP) for name, value in entries.items()]
-    monkeypatch.setattr(registry, "entry_points", lambda group: found if group == "kv_gym.agents" else [])
+    found = [EntryPoint(name.replace("_", "-"), value, agents.GROUP) for name, value in entries.items()]
+    pretend(monkeypatch, agents.GROUP, found)
 
 
 @pytest.fixture
@@ -133,11 +133,11 @@ def test_a_broken_agent_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_name_claimed_twice_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    h2o = EntryPoint("h2o", "kv_agents.heuristics.h2o:H2O", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [h2o, h2o])
+    h2o = EntryPoint("h2o", "kv_agents.heuristics.h2o:H2O", agents.GROUP)
+    pretend(monkeypatch, agents.GROUP, [h2o, h2o])
     assert type(load_agent("h2o")) is H2O  # one package found twice
-    other = EntryPoint("h2o", "other_package:H2O", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [h2o, other])
+    other = EntryPoint("h2o", "other_package:H2O", agents.GROUP)
+    pretend(monkeypatch, agents.GROUP, [h2o, other])
     with pytest.raises(ConfigError, match=r"claimed by kv_agents.heuristics.h2o:H2O and other_package:H2O"):
         load_agent("h2o")
 
@@ -227,10 +227,3 @@ def test_the_source_of_a_file_changes_with_its_content_and_not_with_its_folder(t
     same, copy, changed = [agent_source(agent) for agent in [load_agent(f"{path}:Duck") for path in paths]]
     assert same.where == copy.where == changed.where == "mine.py:Duck"
     assert same.sha256 == copy.sha256 != changed.sha256
-
-
-def test_kv_gym_imports_no_agents() -> None:
-    """Agents depend on the suite, never the other way round."""
-    package = Path(registry.__file__).parent
-    importing = re.compile(r"^\s*(from|import) kv_agents", re.MULTILINE)
-    assert not [path for path in package.rglob("*.py") if importing.search(path.read_text())]

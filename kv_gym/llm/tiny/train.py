@@ -36,8 +36,9 @@ from transformers import AttentionInterface, Qwen3Config, Qwen3ForCausalLM
 from kv_gym.errors import ConfigError
 from kv_gym.llm.loading import EMBEDDED
 from kv_gym.llm.tiny.tokenizer import DOMAINS, build_tokenizer
-from kv_gym.problems import MADE
+from kv_gym.problems import problem_source
 from kv_gym.problems.base import problem_rng
+from kv_gym.problems.worked import MadeSource
 
 BUCKET = 64  # lengths are padded to multiples of this, so that torch.compile sees few shapes
 
@@ -158,13 +159,25 @@ def draw_hidden(recipe: Recipe, config: Qwen3Config, rows: int, length: int, gen
     return torch.rand(hidden_shape(config, rows, length), generator=generator) < share[:, None, None]
 
 
+def made_source(name: str) -> MadeSource:
+    """A source whose problems come with written-out solutions.
+
+    Raises:
+        ConfigError: Its problems do not.
+    """
+    source = problem_source(name)
+    if not isinstance(source, MadeSource):
+        raise ConfigError(f"problems of {name!r} have no written-out solutions to learn from. Take a MadeSource.")
+    return source
+
+
 class Batches:
     """Batches of (ids, targets) of similar length, [B, T]; targets are -100 on prompt and padding."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.tokenizer = build_tokenizer(() if recipe.sources == ("aime",) else DOMAINS)
-        self.sources = [MADE[name]() for name in recipe.sources]
+        self.sources = [made_source(name) for name in recipe.sources]
         self.kinds = [(source, family) for source in self.sources for family in source.families]
 
     def example(self, step: int, index: int) -> tuple[list[int], int]:

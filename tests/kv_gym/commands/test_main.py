@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from plugin import pretend
 
 from kv_gym import agents
 from kv_gym.bench.rows import read_rows
@@ -55,7 +56,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     """Call the program in an empty folder with three agents installed; return (exit code, stdout, stderr)."""
     places = {"full": "heuristics.full:FullCache", "golden": "golden:Golden", "h2o": "heuristics.h2o:H2O"}
     entries = [EntryPoint(name, f"kv_agents.{place}", agents.GROUP) for name, place in places.items()]
-    monkeypatch.setattr(agents, "entry_points", lambda group: entries)
+    pretend(monkeypatch, agents.GROUP, entries)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(MINE)
 
@@ -193,13 +194,13 @@ def test_agents_are_listed(run: Run) -> None:
 
 def test_a_broken_agent_does_not_hide_the_others(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [EntryPoint("broken", "no_such_module:A", agents.GROUP), agents.agent_entries()["h2o"]]
-    monkeypatch.setattr(agents, "entry_points", lambda group: entries)
+    pretend(monkeypatch, agents.GROUP, entries)
     code, out, _ = run("agents")
     assert code == 0 and "ModuleNotFoundError" in out and "kv_agents.heuristics.h2o:H2O" in out
 
 
 def test_without_agents_the_message_says_what_to_do(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents, "entry_points", lambda group: [])
+    pretend(monkeypatch, agents.GROUP, [])
     code, _, err = run("agents")
     assert code == 2 and "pip install -e ." in err
 

@@ -13,8 +13,8 @@ from kv_gym.commands import pages
 from kv_gym.config import EnvConfig, env_page, make_config
 from kv_gym.engine.features import COLUMNS, CONTEXT, FEATURES
 from kv_gym.errors import ConfigError, UnknownNameError
-from kv_gym.problems import MADE, problem_source
-from kv_gym.problems.recorded import HUB_SETS
+from kv_gym.problems import problem_source, source_entries, source_kind
+from kv_gym.problems.hub import HubSet
 from kv_gym.registry import env_ids
 
 ROOT = Path(__file__).parents[3]
@@ -57,8 +57,10 @@ def test_a_page_says_everything_about_its_environment(env_id):
     assert all(f"`{name}`" in observation for name in (*COLUMNS, *(column.name for column in CONTEXT)))
     assert all(f"`{agent}`" in section(text, "Bench defaults") for agent in page.bench.agents)
     assert all(f"- `{version}`: {change.strip()}" in text for version, change in page.changelog.items())
-    hub = HUB_SETS.get(page.settings.problems)
-    assert hub is None or f"https://huggingface.co/datasets/{hub.repo}" in section(text, "Problem")
+    names = page.settings.problems
+    for kind in [source_kind(names)] if isinstance(names, str) else []:
+        link = f"https://huggingface.co/datasets/{kind.repo}" if isinstance(kind, HubSet) else ""
+        assert link in section(text, "Problem")
 
 
 def test_settings_of_an_environment_stand_out():
@@ -89,6 +91,9 @@ def test_the_penalties_of_a_step_are_bounded_as_the_page_says():
         "w_correct", "w_loss", "w_attention", "loss_threshold", "loss_cap", "attention_threshold", "entropy_threshold",
     ]  # fmt: skip
     assert "no limit" in section(pages.render_page("KVEvict-GSM8K-v0"), "Reward")
+
+
+MADE = [name for name in source_entries() if isinstance(source_kind(name), type)]
 
 
 @pytest.mark.parametrize("name", MADE)

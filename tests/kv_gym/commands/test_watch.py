@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from frame_by_hand import hand_made
 from PIL import Image
+from plugin import pretend
 from rich.console import Console
 
 from kv_gym import agents
@@ -26,7 +27,7 @@ SETTINGS = {"max_new_tokens": 72, "evict_every": 8}
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     places = {"full": "heuristics.full:FullCache", "golden": "golden:Golden", "h2o": "heuristics.h2o:H2O"}
     entries = [EntryPoint(name, f"kv_agents.{place}", agents.GROUP) for name, place in places.items()]
-    monkeypatch.setattr(agents, "entry_points", lambda group: entries)
+    pretend(monkeypatch, agents.GROUP, entries)
 
 
 def watch(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

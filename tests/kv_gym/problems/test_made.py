@@ -117,10 +117,3 @@ def test_a_summary_is_the_salient_facts_latest_first() -> None:
         assert problem.graded == "coverage" and grade(problem.solution, problem.answer, problem.graded) == 1
         some = ",".join(facts[:4])
         assert grade(f"\\boxed{{{some}}}", problem.answer, problem.graded) == 4 / len(facts)
-
-
-def test_mixed_problems_are_those_of_all_sources_in_turn() -> None:
-    mixed = problem_source("mixed")
-    for index, name in enumerate(["aime", "code", "retrieval", "summary"] * 2):
-        assert mixed.problem("validation", 3, index) == problem_source(name).problem("validation", 3, index // 4)
-    assert len(mixed.families) == len(set(mixed.families)) == 4 + 3 + 3 + 2 and mixed.size("test") is None

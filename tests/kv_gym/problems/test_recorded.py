@@ -13,9 +13,10 @@ import pytest
 
 from kv_gym.config import make_config
 from kv_gym.errors import ConfigError, UnknownNameError
-from kv_gym.problems import problem_count, problem_source
+from kv_gym.problems import problem_count, problem_source, source_entries, source_kind
 from kv_gym.problems.grading import same_answer
-from kv_gym.problems.recorded import HUB_SETS, INSTRUCTION, HubSet, RecordedSource, math_rollouts, read_file, read_hub
+from kv_gym.problems.hub import AIME24, GSM8K, MATH500, HubSet, math_rollouts
+from kv_gym.problems.recorded import INSTRUCTION, RecordedSource, read_file
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 Write = Callable[..., Path]
@@ -111,7 +112,7 @@ def test_hub_sets_are_asked_for_by_their_names(monkeypatch: pytest.MonkeyPatch) 
         return [{"question": "q", "answer": "#### 3"}]
 
     stand_in(monkeypatch, "datasets", load_dataset=load_dataset)
-    assert read_hub("gsm8k").problem("test", 0, 0).answer == "3"
+    assert GSM8K().problem("test", 0, 0).answer == "3"
     assert asked == [("openai/gsm8k", "main", "test")]
 
 
@@ -122,13 +123,13 @@ def test_without_a_network_both_ways_are_named(error: Exception, monkeypatch: py
 
     stand_in(monkeypatch, "datasets", load_dataset=load_dataset)
     with pytest.raises(ConfigError, match=r"HuggingFaceH4/aime_2024.*problems=path/to/aime24\.jsonl.*" + str(error)):
-        read_hub("aime24")
+        AIME24()
 
 
 def test_without_the_package_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"datasets is not installed: pip install kv-gym\[hub\]"):
-        read_hub("math500")
+        MATH500()
 
 
 def test_math_rollouts_reads_a_folder_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_math_rollouts_reads_a_folder_a_problem(monkeypatch: pytest.MonkeyPatch,
             return list(files)
 
     stand_in(monkeypatch, "huggingface_hub", HfApi=Api, hf_hub_download=download)
-    source = RecordedSource("traces", math_rollouts(HubSet("some/repo")))
+    source = RecordedSource("traces", math_rollouts(HubSet("some", "some/repo")))
     assert [source.problem("test", 0, i).id for i in range(source.size("test"))] == [
         "traces/correct_base_solution/problem_7", "traces/incorrect_base_solution/problem_7",
     ]  # fmt: skip
@@ -178,4 +179,5 @@ def test_every_hub_set_has_a_page() -> None:
     from kv_gym.config import env_page
     from kv_gym.registry import env_ids
 
-    assert {env_page(env_id).settings.problems for env_id in env_ids()} >= set(HUB_SETS)
+    hub = [name for name in source_entries() if isinstance(source_kind(name), HubSet)]
+    assert len(hub) == 6 and {env_page(env_id).settings.problems for env_id in env_ids()} >= set(hub)
