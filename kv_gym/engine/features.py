@@ -34,6 +34,7 @@ class Feature:
         description: What it says.
         compute: SlotView -> [N, L, H_kv, S], or [N, L, H_kv, group, S] when `grouped`.
         grouped: Whether it is one number per query head.
+        version: Raise it when the same name comes to mean something else: trained scorers refuse what they do not know.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Feature:
     description: str
     compute: Callable[[SlotView], Tensor]
     grouped: bool = False
+    version: int = 1
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -58,12 +60,16 @@ class ContextFeature:
         unit: Of the raw quantity, and how it is scaled.
         source: What it is measured on.
         description: What it says.
+        compute: (SlotView, longest text behind the prompt) -> [N].
+        version: As of a `Feature`.
     """
 
     name: str
     unit: str
     source: str
     description: str
+    compute: Callable[[SlotView, int], Tensor]
+    version: int = 1
 
 
 def multiples_of_average(attention: Tensor) -> Tensor:
@@ -161,14 +167,21 @@ FEATURES: tuple[Feature, ...] = (
 )  # fmt: skip
 COLUMNS: tuple[str, ...] = tuple(column for feature in FEATURES for column in feature.columns)
 CONTEXT: tuple[ContextFeature, ...] = (
-    ContextFeature("progress", "share", "text", "tokens generated so far over `max_new_tokens`"),
-    ContextFeature("budget", "slots, log10", "settings", "`budget`"),
-    ContextFeature("evict_every", "slots, log10", "settings", "`evict_every`"),
-    ContextFeature("keep_ratio", "share", "settings", "`budget` over the tokens read so far"),
-    ContextFeature("prompt_share", "share", "text", "tokens of the prompt over the tokens read so far"),
-    ContextFeature("surprisal", "nats, log1p", "predictions", "mean over the newest `evict_every` tokens"),
-    ContextFeature("entropy", "nats, log1p", "predictions", "mean over the newest `evict_every` tokens"),
-)
+    ContextFeature("progress", "share", "text", "tokens generated so far over `max_new_tokens`",
+                   lambda s, longest: (s.text_length - s.prompt_length).float() / longest),
+    ContextFeature("budget", "slots, log10", "settings", "`budget`",
+                   lambda s, longest: torch.log10(torch.full_like(s.text_length, s.budget, dtype=torch.float32))),
+    ContextFeature("evict_every", "slots, log10", "settings", "`evict_every`",
+                   lambda s, longest: torch.log10(torch.full_like(s.text_length, s.evict_every, dtype=torch.float32))),
+    ContextFeature("keep_ratio", "share", "settings", "`budget` over the tokens read so far",
+                   lambda s, longest: s.budget / s.text_length.float()),
+    ContextFeature("prompt_share", "share", "text", "tokens of the prompt over the tokens read so far",
+                   lambda s, longest: s.prompt_length.float() / s.text_length.float()),
+    ContextFeature("surprisal", "nats, log1p", "predictions", "mean over the newest `evict_every` tokens",
+                   lambda s, longest: torch.log1p(s.recent("surprisal", s.evict_every))),
+    ContextFeature("entropy", "nats, log1p", "predictions", "mean over the newest `evict_every` tokens",
+                   lambda s, longest: torch.log1p(s.recent("entropy", s.evict_every))),
+)  # fmt: skip
 
 
 @torch.no_grad()
@@ -195,15 +208,5 @@ def feature_columns(slots: SlotView, chosen: Sequence[Feature]) -> Tensor:
 
 def context_features(slots: SlotView, max_new_tokens: int) -> Tensor:
     """Return the columns of `CONTEXT`, [N, C] float32."""
-    length, prompt = slots.text_length.float(), slots.prompt_length.float()
-    ones = torch.ones_like(length)
-    columns = [
-        (length - prompt) / max_new_tokens,
-        ones * torch.log10(ones * slots.budget),
-        ones * torch.log10(ones * slots.evict_every),
-        slots.budget / length,
-        prompt / length,
-        torch.log1p(slots.recent("surprisal", slots.evict_every)),
-        torch.log1p(slots.recent("entropy", slots.evict_every)),
-    ]
+    columns = [column.compute(slots, max_new_tokens) for column in CONTEXT]
     return torch.stack(columns, -1).float().clamp(-LIMIT, LIMIT)

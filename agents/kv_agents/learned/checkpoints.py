@@ -8,16 +8,50 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from kv_agents.learned.inputs import BEFORE_ROPE
+from kv_agents.learned.inputs import BEFORE_ROPE, missing_columns
 from kv_agents.learned.scorer import Scorer, ScorerConfig
 from kv_gym.errors import KVGymError, first_complaint
 from kv_gym.llm.loading import FrozenLLM
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
+
+FIRST_COLUMNS: dict[str, tuple[str, ...]] = {
+    "keys": ("key@1",),
+    "unrotated_keys": ("unrotated_key@1",),
+    "values": ("value@1",),
+    "age": ("age@1",),
+    "statistics": (
+        "window_max@1", "window_min@1", "window_mean@1", "newest_sixteenth@1", "newest_eighth@1",
+        "newest_quarter@1", "total@1", "decayed@1",
+    ),
+    "attention": (
+        "window_max_mean@1", "window_min_mean@1", "window_mean_mean@1", "newest_sixteenth_mean@1",
+        "newest_eighth_mean@1", "newest_quarter_mean@1", "total_mean@1", "decayed_mean@1", "window_max_max@1",
+        "window_min_max@1", "window_mean_max@1", "newest_sixteenth_max@1", "newest_eighth_max@1",
+        "newest_quarter_max@1", "total_max@1", "decayed_max@1",
+    ),
+    "traits": (
+        "since_attended@1", "longest_gap@1", "age@1", "position@1", "in_prompt@1", "key_norm@1", "value_norm@1",
+        "surprisal@1", "entropy@1",
+    ),
+    "relations": ("nearest_later_key@1", "nearest_later_value@1", "since_stated_again@1"),
+    "features": (
+        "attention_peak_mean@1", "attention_peak_max@1", "attention_chunk_mean@1", "attention_chunk_max@1",
+        "attention_last_mean@1", "attention_last_max@1", "attention_last8_mean@1", "attention_last8_max@1",
+        "attention_last16_mean@1", "attention_last16_max@1", "attention_last32_mean@1",
+        "attention_last32_max@1", "attention_total_mean@1", "attention_total_max@1", "attention_decayed_mean@1",
+        "attention_decayed_max@1", "since_attended@1", "longest_gap@1", "age@1", "position@1", "in_prompt@1",
+        "key_norm@1", "value_norm@1", "newer_twin@1", "surprisal@1", "entropy@1",
+    ),
+    "context": (
+        "progress@1", "budget@1", "evict_every@1", "keep_ratio@1", "prompt_share@1", "surprisal@1", "entropy@1",
+    ),
+}  # fmt: skip
+"""What checkpoints of the first format, which did not name columns, read of each input. Never changes."""
 
 
 class CheckpointError(KVGymError, ValueError):
@@ -29,7 +63,7 @@ class CheckpointInfo(BaseModel):
 
     Attributes:
         method: How it was trained: `distill`, `grpo`, `ppo` or `kvp`.
-        scorer: Form of the scorer (`ScorerConfig`).
+        scorer: Form of the scorer (`ScorerConfig`), with the columns that it reads.
         model, model_fingerprint: The frozen LLM it was trained on.
         env_id: The environment.
         families: Problem families it saw; empty means all.
@@ -43,7 +77,7 @@ class CheckpointInfo(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     method: Literal["distill", "grpo", "ppo", "kvp"]
     scorer: ScorerConfig
     model: str
@@ -103,11 +137,32 @@ def read_info(path: Path) -> CheckpointInfo:
     """
     config = path.with_suffix(".json")
     try:
-        return CheckpointInfo.model_validate_json(config.read_bytes())
+        return CheckpointInfo.model_validate(_upgraded(config.read_bytes()))
     except FileNotFoundError as error:
         raise CheckpointError(f"{config} is missing: it says what {path.name} is. Copy both files.") from error
     except ValidationError as error:
         raise CheckpointError(f"{config} is not a checkpoint's description: {first_complaint(error)}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{config} is not a checkpoint's description: {error}.") from error
+
+
+def _upgraded(data: bytes) -> Any:
+    """A description of this format; the first one did not name columns.
+
+    Raises:
+        ValidationError: It is no JSON.
+        ValueError: It does not name the columns of every input.
+    """
+    found = TypeAdapter[Any](Any).validate_json(data)
+    scorer = found.get("scorer") if isinstance(found, dict) else None
+    if not isinstance(scorer, dict) or not isinstance(scorer.get("inputs"), list):
+        return found  # which will be refused
+    if found.get("format") == 1:
+        columns = {name: FIRST_COLUMNS[name] for name in scorer["inputs"] if name in FIRST_COLUMNS}
+        return found | {"format": 2, "scorer": scorer | {"columns": columns}}
+    if set(scorer.get("columns", ())) != set(scorer["inputs"]):
+        raise ValueError("scorer.columns does not name the columns of every input")
+    return found
 
 
 def load(path: Path) -> tuple[Scorer, CheckpointInfo]:
@@ -117,6 +172,12 @@ def load(path: Path) -> tuple[Scorer, CheckpointInfo]:
         CheckpointError: A file is missing, damaged, or does not fit the other.
     """
     info = read_info(path)
+    missing = missing_columns(info.scorer.columns)
+    if missing:
+        raise CheckpointError(
+            f"checkpoint {path.stem!r} was trained on columns that are not computed: {', '.join(missing)}. Train it "
+            "again (`kv-gym train`), or use the version of kv-gym that made it."
+        )
     scorer = Scorer(info.scorer)
     try:
         scorer.load_state_dict(load_file(path))

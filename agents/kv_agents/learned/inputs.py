@@ -1,16 +1,18 @@
-"""What learned scorers read of a slot, by the names that a checkpoint lists."""
+"""What learned scorers read of a slot: inputs and their columns, by the names that a checkpoint lists."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kv_gym.engine.features import (
+    CONTEXT,
     FEATURES,
-    all_columns,
+    Feature,
     context_features,
     decayed_per_opportunity,
     feature_columns,
@@ -19,9 +21,9 @@ from kv_gym.engine.features import (
     per_opportunity,
 )
 from kv_gym.engine.slots import SlotView
+from kv_gym.errors import unknown_name
 from kv_gym.llm.attention import unrotate, unrotation
 
-TRAITS = tuple(feature for feature in FEATURES if not feature.grouped and feature.name != "newer_twin")
 TWIN = 0.8
 """Cosine above which two keys count as the same token."""
 HORIZON = 1024
@@ -84,11 +86,6 @@ def age(slots: SlotView) -> Tensor:
     return torch.log1p(slots.age.float())[..., None]
 
 
-def traits(slots: SlotView) -> Tensor:
-    """What is known of a slot beside its attention: the columns `TRAITS`, [N, L, H_kv, S, 9]."""
-    return feature_columns(slots, TRAITS)
-
-
 def relations(slots: SlotView) -> Tensor:
     """Whether a slot was stated again, [N, L, H_kv, S, 3].
 
@@ -127,30 +124,111 @@ def _highest(unit: Tensor, newest: int) -> Tensor:
     return torch.cat(best).clamp_min(-1.0).view(unit.shape[:-1])
 
 
-INPUTS: dict[str, Callable[[SlotView], Tensor]] = {
-    "keys": lambda slots: slots.keys.float(),
-    "unrotated_keys": unrotated_keys,
-    "values": lambda slots: slots.values.float(),
-    "age": age,
-    "statistics": attention_statistics,
-    "attention": attention_of_group,
-    "traits": traits,
-    "relations": relations,
-    "features": all_columns,
-    "context": context,
+@dataclass(frozen=True)
+class Input:
+    """Something that a scorer reads of a slot.
+
+    Attributes:
+        columns: What its numbers are, each `name@version`. A column may stand for several numbers side by side: of a
+            vector, or of the query heads.
+        read: (view, some of the columns) -> their numbers, [N, L, H_kv, S, F].
+    """
+
+    columns: tuple[str, ...]
+    read: Callable[[SlotView, Sequence[str]], Tensor]
+
+
+def versioned(name: str, version: int = 1) -> str:
+    """A column by its name and by what that means."""
+    return f"{name}@{version}"
+
+
+def chosen(values: Tensor, columns: Sequence[str], wanted: Sequence[str]) -> Tensor:
+    """Choose columns of `values` [..., F] by name, in the order that is wanted."""
+    if tuple(columns) == tuple(wanted):
+        return values
+    index = [columns.index(name) for name in wanted]
+    return values.unflatten(-1, (len(columns), -1))[..., index, :].flatten(-2)
+
+
+def whole(compute: Callable[[SlotView], Tensor], *names: str) -> Input:
+    """An input that computes all of its columns at once."""
+    columns = tuple(versioned(name) for name in names)
+    return Input(columns, lambda slots, wanted: chosen(compute(slots), columns, wanted))
+
+
+def of_features(features: Sequence[Feature]) -> Input:
+    """An input of columns of the observation; only those features are computed that a scorer reads."""
+    by_column = {versioned(name, feature.version): feature for feature in features for name in feature.columns}
+
+    def read(slots: SlotView, wanted: Sequence[str]) -> Tensor:
+        slots.attention(32)  # more than a window's queries: what is asked for later are slices of it
+        used = {by_column[name].name for name in wanted}
+        needed = [feature for feature in features if feature.name in used]
+        columns = [name for name, feature in by_column.items() if feature.name in used]
+        return chosen(feature_columns(slots, needed), columns, wanted)
+
+    return Input(tuple(by_column), read)
+
+
+STATISTICS = (
+    "window_max", "window_min", "window_mean", "newest_sixteenth", "newest_eighth", "newest_quarter", "total",
+    "decayed",
+)  # fmt: skip
+
+INPUTS: dict[str, Input] = {
+    "keys": whole(lambda slots: slots.keys.float(), "key"),
+    "unrotated_keys": whole(unrotated_keys, "unrotated_key"),
+    "values": whole(lambda slots: slots.values.float(), "value"),
+    "age": whole(age, "age"),
+    "statistics": whole(attention_statistics, *STATISTICS),
+    "attention": whole(attention_of_group, *(f"{name}_{part}" for part in ("mean", "max") for name in STATISTICS)),
+    "traits": of_features([f for f in FEATURES if not f.grouped and f.name != "newer_twin"]),
+    "relations": whole(relations, "nearest_later_key", "nearest_later_value", "since_stated_again"),
+    "features": of_features(FEATURES),
+    "context": Input(
+        tuple(versioned(column.name, column.version) for column in CONTEXT),
+        lambda slots, wanted: chosen(context(slots), INPUTS["context"].columns, wanted),
+    ),
 }
 
 
 BEFORE_ROPE = frozenset({"unrotated_keys", "relations"})
 """Inputs that undo RoPE: not every model's can be undone (`FrozenLLM.check_rotary`)."""
 
+Columns = Mapping[str, Sequence[str]]
+"""Names of inputs, and of the columns that are read of each."""
 
-def read_inputs(slots: SlotView, names: tuple[str, ...]) -> Tensor:
+
+def all_of(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """All columns that inputs have now.
+
+    Raises:
+        UnknownNameError: There is no such input.
+    """
+    for name in names:
+        if name not in INPUTS:
+            raise unknown_name("scorer input", name, INPUTS)
+    return {name: INPUTS[name].columns for name in names}
+
+
+def missing_columns(columns: Columns) -> list[str]:
+    """What is not computed (any more), in words."""
+    found = []
+    for name, wanted in columns.items():
+        there = INPUTS[name].columns
+        for column in (column for column in wanted if column not in there):
+            same = [other for other in there if other.split("@")[0] == column.split("@")[0]]
+            found.append(f"{column!r} of input {name!r}" + (f" (there is {same[0]!r})" if same else ""))
+    return found
+
+
+def read_inputs(slots: SlotView, columns: Columns) -> Tensor:
     """Gather what a scorer reads, [N, L, H_kv, S, F] float32."""
-    return torch.cat(list(read_by_layer(slots, names)), 1)
+    return torch.cat(list(read_by_layer(slots, columns)), 1)
 
 
-def read_by_layer(slots: SlotView, names: tuple[str, ...]) -> Iterator[Tensor]:
+def read_by_layer(slots: SlotView, columns: Columns) -> Iterator[Tensor]:
     """The same, layer by layer, each [N, 1, H_kv, S, F]."""
     for layer in slots.layers():
-        yield torch.cat([INPUTS[name](layer) for name in names], -1)
+        yield torch.cat([INPUTS[name].read(layer, wanted) for name, wanted in columns.items()], -1)

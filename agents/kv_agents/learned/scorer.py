@@ -7,16 +7,17 @@ heads, so it can be moved from model to model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kv_agents.learned.inputs import INPUTS, read_by_layer
+from kv_agents.learned.inputs import all_of, read_by_layer
 from kv_gym.engine.features import LIMIT
 from kv_gym.engine.slots import SlotView
-from kv_gym.errors import ConfigError, unknown_name
+from kv_gym.errors import ConfigError
 
 CONSTANT = 1e-3
 """Standard deviation below which a column told nothing in training. Divided by it, its first change would drown all
@@ -32,7 +33,9 @@ class ScorerConfig:
         hidden: Width of the hidden layer.
         shared: One MLP for all layers and heads.
         n_layers, n_kv_heads: Of the model, for scorers that are not shared.
-        n_inputs: Columns.
+        n_inputs: Numbers that it reads of a slot.
+        columns: What those are: the columns of each input, in order (`kv_agents.learned.inputs.Input`). Default: all
+            that the inputs have now.
     """
 
     inputs: tuple[str, ...]
@@ -41,11 +44,11 @@ class ScorerConfig:
     n_layers: int
     n_kv_heads: int
     n_inputs: int
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in self.inputs:
-            if name not in INPUTS:
-                raise unknown_name("scorer input", name, INPUTS)
+        now = all_of(self.inputs)
+        object.__setattr__(self, "columns", {name: self.columns.get(name, now[name]) for name in self.inputs})
         if self.hidden < 1 or self.n_inputs < 1:
             raise ConfigError(f"hidden={self.hidden} and n_inputs={self.n_inputs} must be 1 or more.")
 
@@ -99,7 +102,7 @@ class Scorer(nn.Module):
 
     def score(self, slots: SlotView) -> Tensor:
         """Keep scores [N, L, H_kv, S] at a decision."""
-        layers = enumerate(read_by_layer(slots, self.config.inputs))
+        layers = enumerate(read_by_layer(slots, self.config.columns))
         return torch.cat([self(inputs, index) for index, inputs in layers], 1)
 
     def _by_head(self, inputs: Tensor) -> Tensor:

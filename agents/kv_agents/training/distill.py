@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from kv_agents.learned import checkpoints
-from kv_agents.learned.inputs import read_inputs
+from kv_agents.learned.inputs import all_of, read_inputs
 from kv_agents.learned.policy import order_log_prob
 from kv_agents.learned.scorer import Scorer, ScorerConfig
 from kv_agents.training.course import Course, Log, load_state, save_state, set_rate
@@ -277,7 +277,7 @@ class Distiller:
         read: dict[str, Tensor] = {}
 
         def choose(view: SlotView) -> Tensor:
-            read["inputs"] = read_inputs(view, recipe.inputs)
+            read["inputs"] = read_inputs(view, all_of(recipe.inputs))
             if self.scorer is None:
                 self._build(read["inputs"]).standardise(read["inputs"])
             assert self.scorer is not None

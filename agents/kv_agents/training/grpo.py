@@ -225,7 +225,7 @@ class Tuner:
         inputs, log_probs, rewards, running = [], [], [], []
         while batch.active.any():
             view = batch.slots()
-            read = read_inputs(view, self.scorer.config.inputs)
+            read = read_inputs(view, self.scorer.config.columns)
             scores = self._standard(self.scorer(read), view.protected)
             uniform = torch.rand(scores.shape, generator=generator).to(scores.device)
             draw = sample(scores, view, uniform, recipe.temperature)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from kv_agents.learned import checkpoints
+from kv_agents.learned import checkpoints, inputs
 from kv_agents.learned.agents import Foresight, Learned
 from kv_agents.learned.checkpoints import CheckpointError, CheckpointInfo
 from kv_agents.learned.scorer import Scorer, ScorerConfig
 
+from kv_gym.config import make_config
+from kv_gym.engine.episodes import EpisodeBatch
+from kv_gym.engine.features import FEATURES, Feature
+from kv_gym.engine.reference import ReferenceStore
+from kv_gym.engine.slots import SlotView
 from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.problems import problem_source
 
 
 def make(folder: Path, shared: bool = False, fingerprint: str = "0" * 64) -> Path:
@@ -48,15 +56,15 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path, random_llm: Fr
     Foresight(str(make(tmp_path, shared=True))).prepare(llm)  # one MLP for all heads fits any model
 
 
-@pytest.mark.parametrize(("inputs", "refused"), [("relations", True), ("unrotated_keys", True), ("traits", False)])
+@pytest.mark.parametrize(("name", "refused"), [("relations", True), ("unrotated_keys", True), ("traits", False)])
 def test_inputs_that_undo_rope_ask_the_model_first(
-    inputs: str, refused: bool, random_llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch
+    name: str, refused: bool, random_llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> None:
         raise UnsupportedModelError("interleaved")
 
     monkeypatch.setattr(random_llm, "check_rotary", refuse)
-    config = ScorerConfig((inputs,), 4, True, 2, 2, 3)
+    config = ScorerConfig((name,), 4, True, 2, 2, 3)
     info = checkpoints.read_info(checkpoints.find("transfer")).model_copy(update={"scorer": config})
     with pytest.raises(UnsupportedModelError) if refused else nullcontext():
         info.check_model(random_llm, "mine")
@@ -105,3 +113,85 @@ def test_shipped_checkpoints_load_and_say_what_they_were_trained_on(agent: type[
 
 def test_shipped_checkpoints_are_small() -> None:
     assert sum(file.stat().st_size for file in checkpoints.SHIPPED.iterdir()) < 3 * 2**20
+
+
+def ppo_scores(view: SlotView) -> torch.Tensor:
+    scorer, _ = checkpoints.load(checkpoints.find("ppo"))
+    return scorer.score(view)
+
+
+@pytest.fixture
+def view(random_llm: FrozenLLM) -> SlotView:
+    config = make_config("KVEvict-AIME-v0", budget=24, evict_every=8, max_new_tokens=60)
+    problem = problem_source("aime").problem("validation", 0, 0)
+    batch = EpisodeBatch(random_llm, config, 1)
+    batch.reset([0], ReferenceStore(random_llm, config).get([problem]), [0])
+    return batch.slots()
+
+
+def columns_of(monkeypatch: pytest.MonkeyPatch, change: Callable[[list[Feature]], list[Feature]]) -> None:
+    """Let the observation have other features than it has."""
+    monkeypatch.setitem(inputs.INPUTS, "features", inputs.of_features(change(list(FEATURES))))
+
+
+def test_columns_are_chosen_by_name(view: SlotView, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = ppo_scores(view)
+    columns_of(monkeypatch, lambda features: features[::-1])  # surprisal and entropy change places, like all others
+    assert torch.equal(ppo_scores(view), before)
+    new = replace(FEATURES[0], name="new", compute=lambda slots: slots.attention()[..., 0, :], grouped=True)
+    columns_of(monkeypatch, lambda features: [new, *features, replace(FEATURES[8], name="newer")])
+    assert torch.equal(ppo_scores(view), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda features: [f for f in features if f.name != "surprisal"], r"'surprisal@1' of input 'features'\."),
+        (
+            lambda features: [replace(f, version=2) if f.name == "key_norm" else f for f in features],
+            r"'key_norm@1' of input 'features' \(there is 'key_norm@2'\)\.",
+        ),
+    ],
+    ids=["gone", "another meaning"],
+)
+def test_a_column_that_is_not_computed_is_named(
+    change: Callable[[list[Feature]], list[Feature]], complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns_of(monkeypatch, change)
+    with pytest.raises(CheckpointError, match=f"'ppo' was trained on columns that are not computed: {complaint} Train"):
+        checkpoints.load(checkpoints.find("ppo"))
+
+
+def test_columns_of_several_numbers_stay_together() -> None:
+    values = torch.arange(12.0)[None]  # three columns of four query heads each
+    assert inputs.chosen(values, ("a", "b", "c"), ("c", "a")).tolist() == [[8, 9, 10, 11, 0, 1, 2, 3]]
+    assert inputs.chosen(values, ("a", "b", "c"), ("a", "b", "c")) is values
+
+
+def test_every_input_has_the_columns_it_says(view: SlotView) -> None:
+    for name, found in inputs.INPUTS.items():
+        values = found.read(view, found.columns)
+        assert values.shape[-1] % len(found.columns) == 0, name
+        for i, column in enumerate(found.columns):
+            width = values.shape[-1] // len(found.columns)
+            assert torch.equal(found.read(view, (column,)), values[..., i * width : (i + 1) * width]), (name, column)
+
+
+def test_checkpoints_of_the_first_format_are_read_by_what_columns_were_then(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    text = json.loads(path.with_suffix(".json").read_text())
+    assert text["format"] == 2 and text["scorer"].pop("columns") == {"keys": ["key@1"]}
+    path.with_suffix(".json").write_text(json.dumps(text))
+    with pytest.raises(CheckpointError, match="does not name the columns of every input"):
+        checkpoints.load(path)
+    path.with_suffix(".json").write_text(json.dumps(text | {"format": 1}))
+    assert checkpoints.load(path)[1].scorer.columns == {"keys": ("key@1",)}
+
+
+@pytest.mark.parametrize("name", inputs.INPUTS)
+def test_columns_of_the_first_format_are_still_there(name: str) -> None:
+    gone = set(checkpoints.FIRST_COLUMNS.get(name, ())) - set(inputs.INPUTS[name].columns)
+    assert not gone, (
+        f"{sorted(gone)} of input {name!r} are read by published checkpoints, which cannot be loaded any more. Keep "
+        "the column, and give what replaces it a name or version of its own beside it."
+    )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from kv_agents.learned.inputs import (
     INPUTS,
+    all_of,
     attention_of_group,
     attention_statistics,
     read_inputs,
@@ -147,7 +148,7 @@ def test_relations_compare_all_slots_in_the_rows_that_just_began(make_cache: Mak
 @pytest.mark.parametrize("name", INPUTS)
 def test_inputs_have_a_row_per_slot_and_are_finite(name: str, make_cache: MakeCache, make_view: MakeView) -> None:
     view = make_view(make_cache())
-    inputs = read_inputs(view, (name,))
+    inputs = read_inputs(view, all_of((name,)))
     assert inputs.shape[:-1] == view.shape and inputs.dtype == torch.float32 and inputs.isfinite().all()
 
 
@@ -162,10 +163,10 @@ def test_scorer_config_names_what_is_wrong() -> None:
 def test_scorer_gives_the_same_layer_by_layer(shared: bool, make_cache: MakeCache, make_view: MakeView) -> None:
     view = make_view(make_cache())
     names = ("keys", "statistics", "traits")
-    inputs = read_inputs(view, names)
+    inputs = read_inputs(view, all_of(names))
     scorer = Scorer(ScorerConfig(names, 4, shared, 2, 2, inputs.shape[-1])).requires_grad_(False)
     scorer.standardise(inputs)
-    whole = torch.cat([INPUTS[name](view) for name in names], -1)
+    whole = torch.cat([INPUTS[name].read(view, INPUTS[name].columns) for name in names], -1)
     torch.testing.assert_close(scorer.score(view), scorer(whole), atol=1e-5, rtol=0)
 
 
