@@ -34,9 +34,10 @@ def row(text: str, first: str) -> list[str]:
 
 def test_the_committed_pages_are_current():
     made = pages.all_pages()
-    assert {path.name for path in FOLDER.iterdir()} == set(made)
+    remedy = "run `kv-gym envs --pages docs/envs`, look at the difference and commit it"
+    assert {path.name for path in FOLDER.iterdir()} == set(made), remedy
     old = [name for name, text in made.items() if (FOLDER / name).read_text(encoding="utf-8") != text]
-    assert not old, "run `kv-gym envs --pages docs/envs`"
+    assert not old, f"{', '.join(old)}: {remedy}"
 
 
 def test_the_index_lists_every_environment():
