@@ -23,7 +23,7 @@ demo: install
 	$(BIN)/kv-gym bench KVEvict-AIME-v0
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical
 
 lint: install
 	$(BIN)/ruff check .

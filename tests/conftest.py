@@ -1,4 +1,7 @@
-"""Tests never download anything, and all of them share one folder of reference generations, new for each run."""
+"""Tests never download anything, and all of them share one folder of reference generations, new for each run.
+
+With KV_GYM_STRICT_SKIPS=1, as `.ci/run` has it, a skip whose reason is not in `ALLOWED_SKIPS` fails the run.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,37 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: more threa
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"  # before huggingface_hub is imported
 
 import pytest
+
+ALLOWED_SKIPS = (
+    "the recorded sets are not part of the repository",
+    "RecordVideo needs moviepy",  # moviepy wants an older Pillow than kv-gym
+    "needs a CUDA device",
+)
+"""What a machine that runs all tests may lack; a browser is not among it."""
+
+_skips: dict[str, str] = {}  # reason by test
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
+        _skips[report.nodeid] = report.longrepr[2].removeprefix("Skipped: ")
+
+
+def unexpected_skips() -> list[str]:
+    """Tests that were skipped for no allowed reason."""
+    return [f"{test}: {reason}" for test, reason in _skips.items() if reason not in ALLOWED_SKIPS]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if os.environ.get("KV_GYM_STRICT_SKIPS") and unexpected_skips():
+        terminalreporter.section("skipped for no allowed reason (tests/conftest.py, ALLOWED_SKIPS)", red=True)
+        for line in unexpected_skips():
+            terminalreporter.write_line(line)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if os.environ.get("KV_GYM_STRICT_SKIPS") and unexpected_skips() and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,36 +1,22 @@
-"""`kv-gym`: run the benchmark, sum its rows up, list agents and environments.
-
-torch is loaded when something is run, not for `--help`.
-"""
+"""`kv-gym`: the program."""
 
 from __future__ import annotations
 
-import json
 import sys
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from kv_gym import __version__
-from kv_gym.commands.console import console, report_view, say, watched
+from kv_gym.commands.bench import bench, report
 from kv_gym.commands.leaderboard import leaderboard_app
+from kv_gym.commands.lists import agents, envs
 from kv_gym.commands.models import models_app
-from kv_gym.commands.options import build_agent, parse_settings
 from kv_gym.commands.record import record, replay
 from kv_gym.commands.submit import submit_app
 from kv_gym.commands.train import Trainers
 from kv_gym.commands.watch import watch
-from kv_gym.errors import ConfigError, KVGymError
-
-if TYPE_CHECKING:
-    from kv_gym.bench.benchmark import BenchResult
-    from kv_gym.bench.plan import Bench
-    from kv_gym.bench.report import Report
-
-ROWS_FILE, REPORT_FILE, PLOT_FILE = "rows.jsonl", "report.json", "accuracy.png"
-ALL_AGENTS = "all"
+from kv_gym.errors import KVGymError
 
 app = typer.Typer(
     help="Agents decide which KV-cache slots of a frozen LLM are evicted; this measures how well.",
@@ -38,28 +24,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
 app.add_typer(models_app, name="models")
 app.add_typer(submit_app, name="submit")
 app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME --help`)."), name="train")
 app.add_typer(leaderboard_app, name="leaderboard")
-
-
-class ModeChoice(StrEnum):
-    """What `--mode` takes."""
-
-    generate = "generate"
-    replay = "replay"
-    both = "both"
-
-
-class SplitChoice(StrEnum):
-    """What `--split` takes."""
-
-    train = "train"
-    validation = "validation"
-    test = "test"
+for command in (bench, report, agents, envs, watch, record, replay):
+    app.command()(command)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -84,240 +54,6 @@ def _options(
     ] = False,
 ) -> None:
     """Options of the program itself."""
-
-
-@app.command()
-def bench(
-    env_id: Annotated[
-        str, typer.Argument(help="Environment, such as KVEvict-AIME-v0; `kv-gym envs` lists them. Not with --suite.")
-    ] = "",
-    agent: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[,KEY=VALUE...]",
-            help="Agent by name, or path/to/mine.py:MyAgent, with options such as rkv,lam=0.5; repeat for more. "
-            "`all`: every installed one. Default: the env's page.",
-        ),
-    ] = None,
-    budget: Annotated[
-        list[int] | None,
-        typer.Option(help="Slots that stay per layer and KV head; repeat for more. Default: those of the env's page."),
-    ] = None,
-    problems: Annotated[int | None, typer.Option(help="First problems of the set. Default: the env's page.")] = None,
-    split: Annotated[SplitChoice, typer.Option(help="Split of the problems.")] = SplitChoice.test,
-    seeds: Annotated[int, typer.Option(help="Episodes per problem, with seeds 0, 1, ...")] = 1,
-    mode: Annotated[
-        ModeChoice | None,
-        typer.Option(
-            help="generate measures accuracy, replay measures losses and missed attention. Default: the env's page."
-        ),
-    ] = None,
-    width: Annotated[int, typer.Option(help="Episodes side by side.")] = 32,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of rows, report and plot. Default: runs/bench/ENV_ID.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the report as JSON (it is always saved to report.json).")
-    ] = False,
-    plot: Annotated[bool, typer.Option(help="Save accuracy against budget to accuracy.png.")] = True,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the environment; repeat for more."),
-    ] = None,
-    suite: Annotated[
-        str | None,
-        typer.Option(
-            help="Several environments at once with cross tables: `all`, or a YAML file of your own. Of the other "
-            "options only --agent, --budget, --problems, --width and --out go with it."
-        ),
-    ] = None,
-) -> None:
-    """Measure agents: accuracy and loss spike per agent and budget, with 95% intervals.
-
-    Rows are written as episodes end. After a kill the same command goes on where it stopped. Exits with 1 if an agent
-    raised in any episode.
-    """
-    if bool(suite) == bool(env_id):
-        raise ConfigError("name an environment (`kv-gym envs` lists them) or a --suite, one of the two.")
-    if suite:
-        _bench_suite(suite, agent, budget, problems, width, out or Path("runs") / "suites" / Path(suite).stem)
-        return
-    options = parse_settings(settings or [])
-    options["split"] = split.value
-    folder = out or Path("runs") / "bench" / env_id
-    plan = _plan(env_id, agent or [], budget or [], problems, seeds, mode, width, options)
-    result = _run(plan, folder / ROWS_FILE)
-    if not result.rows:
-        raise ConfigError(
-            f"none of the {plan.problems} problems can be played at budget {', '.join(map(str, plan.budgets))}: their "
-            "texts are shorter than budget + 3 * evict_every tokens. Use a smaller budget."
-        )
-    from kv_gym.bench.report import build_report
-
-    report = build_report(result.rows, result.runs)
-    save_json(report, folder / REPORT_FILE)
-    show(report, as_json, folder / PLOT_FILE if plot else None)
-    say(f"{result.n_new} new rows, {len(result.rows) - result.n_new} known: {folder / ROWS_FILE}")
-    if any(cell.n_failed for cell in report.cells):
-        raise typer.Exit(1)
-
-
-@app.command()
-def report(
-    rows: Annotated[Path, typer.Argument(help="A rows.jsonl(.gz) that `kv-gym bench` wrote, or its folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print accuracy, loss ratio and cost as Markdown tables.")
-    ] = False,
-    plot: Annotated[Path | None, typer.Option(help="Save accuracy against budget to this PNG.")] = None,
-) -> None:
-    """Sum rows up: those with the env, model and settings of the last row, with the newest version of each agent."""
-    from kv_gym.bench.report import build_report, newest_rows
-    from kv_gym.bench.rows import RowFileError, read_rows
-
-    path = rows / ROWS_FILE if rows.is_dir() else rows
-    if rows.is_dir() and not path.exists():
-        path = path.with_name(f"{ROWS_FILE}.gz")
-    found = read_rows(path)
-    chosen = newest_rows(found)
-    if not chosen:
-        raise RowFileError(f"{path} holds no episodes yet. Run `kv-gym bench` first.")
-    summed = build_report(chosen, found.runs.values(), len(found.episodes) - len(chosen))
-    if as_markdown:
-        from kv_gym.bench.tables import markdown
-
-        print(markdown(summed))
-        return
-    show(summed, as_json, plot)
-
-
-@app.command()
-def agents() -> None:
-    """List the agents that are installed."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from kv_gym.agents import GROUP, agent_entries
-
-    table = Table("name", "class", "needs", "hindsight", "what it does", box=None, pad_edge=False, header_style="bold")
-    for name, entry in agent_entries().items():
-        try:
-            table.add_row(*(Text(cell) for cell in (name, entry.value, *_describe(entry.load()))))
-        except Exception as error:
-            table.add_row(Text(name), Text(entry.value), "", "", Text(f"{type(error).__name__}: {error}", style="red"))
-    if not table.row_count:
-        raise ConfigError(f"no package offers agents (entry-point group {GROUP!r}). Install one: `pip install -e .`.")
-    console().print(table)
-    say("Your own: kv-gym bench ENV_ID --agent path/to/mine.py:MyAgent")
-
-
-@app.command()
-def envs(
-    described: Annotated[
-        str | None, typer.Option("--page", metavar="ID", help="Print the page of this environment instead.")
-    ] = None,
-    folder: Annotated[
-        Path | None, typer.Option("--pages", metavar="FOLDER", help="Write the pages of all environments instead.")
-    ] = None,
-) -> None:
-    """List the environments, or describe them."""
-    if described or folder:
-        from kv_gym.commands.pages import show_pages
-
-        show_pages(described, folder)
-        return
-    from rich.table import Table
-
-    from kv_gym.config import env_page
-    from kv_gym.registry import env_ids
-
-    table = Table("id", "title", "problems", "model", "bench budgets", box=None, pad_edge=False, header_style="bold")
-    for env_id in env_ids():
-        page = env_page(env_id)
-        settings, budgets = page.settings, ", ".join(map(str, page.bench.budgets))
-        source = settings.problems if isinstance(settings.problems, str) else " + ".join(settings.problems)
-        table.add_row(env_id, page.title, f"{settings.n_problems} {source}", settings.model, budgets)
-    console().print(table)
-
-
-for command in (watch, record, replay):  # below those that measure
-    app.command()(command)
-
-
-def _plan(
-    env_id: str, names: list[str], budgets: list[int], problems: int | None, seeds: int, mode: ModeChoice | None,
-    width: int, options: dict[str, Any],
-) -> Bench:  # fmt: skip
-    from kv_gym.config import env_page, make_config
-
-    page = env_page(env_id)
-    for budget in budgets or page.bench.budgets:  # mistakes show before torch is loaded
-        make_config(env_id, **options, budget=budget)
-    from kv_gym.agents import agent_entries
-    from kv_gym.bench.plan import MODES, Bench
-
-    modes = [known for known in MODES if mode in (ModeChoice.both, known)]  # none: those of the page
-    if names == [ALL_AGENTS]:
-        names = list(agent_entries())
-    loaded = [build_agent(text) for text in names or page.bench.agents]
-    return Bench(env_id, loaded, budgets, problems, seeds, modes, width, options)
-
-
-def _run(plan: Bench, path: Path) -> BenchResult:
-    from kv_gym.bench.benchmark import run_bench
-
-    return watched(lambda progress: run_bench(plan, path, progress), path)
-
-
-def _bench_suite(
-    name: str, agents: list[str] | None, budgets: list[int] | None, problems: int | None, width: int, folder: Path
-) -> None:
-    from kv_gym.bench.plots import save_suite_plot
-    from kv_gym.bench.suite import load_suite, run_suite
-    from kv_gym.bench.suite_page import page
-
-    chosen = {"agents": agents, "budgets": budgets, "problems": problems}
-    suite = load_suite(name).model_copy(update={key: value for key, value in chosen.items() if value})
-    parts = watched(lambda progress: run_suite(suite, build_agent, folder, width, progress), folder)
-    save_suite_plot(parts, folder / PLOT_FILE)
-    for part, found in parts.items():
-        save_json(found.report, folder / part / REPORT_FILE)
-    text = page(suite.title, parts, PLOT_FILE)
-    (folder / "README.md").write_text(text)
-    from rich.markdown import Markdown
-
-    console().print(Markdown(text))
-    say(f"page: {folder / 'README.md'}")
-    if any(cell.n_failed for found in parts.values() for cell in found.report.cells):
-        raise typer.Exit(1)
-
-
-def save_json(report: Report, path: Path) -> None:
-    """Write a report in one piece."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(report.to_json(), indent=1) + "\n")
-    temporary.replace(path)
-
-
-def show(report: Report, as_json: bool, plot: Path | None) -> None:
-    """Print a report, as tables or as JSON, and save its plot."""
-    from kv_gym.bench.plots import save_plot
-
-    if as_json:
-        print(json.dumps(report.to_json(), indent=1))
-    else:
-        console().print(report_view(report))
-    if plot is not None:
-        save_plot(report, plot)
-        say(f"plot: {plot}")
-
-
-def _describe(agent: Any) -> tuple[str, str, str]:
-    """What an agent's class says about itself: needs, hindsight, first line and what it was trained on."""
-    lines = (agent.__doc__ or "").strip().splitlines()
-    needs = "statistics" if agent.needs_statistics else ""
-    about = f" Trained: {agent.about()}." if hasattr(agent, "about") else ""
-    return needs, "yes" if agent.uses_hindsight else "", (lines[0] if lines else "") + about
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from plugin import pretend
 from kv_gym import agents
 from kv_gym.bench.rows import read_rows
 from kv_gym.commands import main as cli
+from kv_gym.commands.options import parse_settings
 from kv_gym.errors import ConfigError
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.known import known_models
@@ -173,14 +174,14 @@ def test_nothing_to_play_is_an_error(run: Run, small: list[str]) -> None:
 
 def test_values_of_settings_are_yaml() -> None:
     texts = ["evict_every=32", "protect_prompt=true", "n_recent=null", "model=a=b", "temperature=0.5"]
-    found = cli.parse_settings(texts)
+    found = parse_settings(texts)
     assert found == {
         "evict_every": 32, "protect_prompt": True, "n_recent": None, "model": "a=b", "temperature": 0.5,
     }  # fmt: skip
     with pytest.raises(ConfigError, match="not YAML"):
-        cli.parse_settings(["model=[1"])
+        parse_settings(["model=[1"])
     with pytest.raises(ConfigError, match="Use --mode"):
-        cli.parse_settings(["shadow=false"])
+        parse_settings(["shadow=false"])
 
 
 def test_agents_are_listed(run: Run) -> None:

@@ -1,0 +1,66 @@
+"""`kv-gym agents` and `kv-gym envs`: what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kv_gym.commands.console import console, say
+from kv_gym.errors import ConfigError
+
+
+def agents() -> None:
+    """List the agents that are installed."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from kv_gym.agents import GROUP, agent_entries
+
+    table = Table("name", "class", "needs", "hindsight", "what it does", box=None, pad_edge=False, header_style="bold")
+    for name, entry in agent_entries().items():
+        try:
+            table.add_row(*(Text(cell) for cell in (name, entry.value, *_describe(entry.load()))))
+        except Exception as error:
+            table.add_row(Text(name), Text(entry.value), "", "", Text(f"{type(error).__name__}: {error}", style="red"))
+    if not table.row_count:
+        raise ConfigError(f"no package offers agents (entry-point group {GROUP!r}). Install one: `pip install -e .`.")
+    console().print(table)
+    say("Your own: kv-gym bench ENV_ID --agent path/to/mine.py:MyAgent")
+
+
+def envs(
+    described: Annotated[
+        str | None, typer.Option("--page", metavar="ID", help="Print the page of this environment instead.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--pages", metavar="FOLDER", help="Write the pages of all environments instead.")
+    ] = None,
+) -> None:
+    """List the environments, or describe them."""
+    if described or folder:
+        from kv_gym.commands.pages import show_pages
+
+        show_pages(described, folder)
+        return
+    from rich.table import Table
+
+    from kv_gym.config import env_page
+    from kv_gym.registry import env_ids
+
+    table = Table("id", "title", "problems", "model", "bench budgets", box=None, pad_edge=False, header_style="bold")
+    for env_id in env_ids():
+        page = env_page(env_id)
+        settings, budgets = page.settings, ", ".join(map(str, page.bench.budgets))
+        source = settings.problems if isinstance(settings.problems, str) else " + ".join(settings.problems)
+        table.add_row(env_id, page.title, f"{settings.n_problems} {source}", settings.model, budgets)
+    console().print(table)
+
+
+def _describe(agent: Any) -> tuple[str, str, str]:
+    """What an agent's class says about itself: needs, hindsight, first line and what it was trained on."""
+    lines = (agent.__doc__ or "").strip().splitlines()
+    needs = "statistics" if agent.needs_statistics else ""
+    about = f" Trained: {agent.about()}." if hasattr(agent, "about") else ""
+    return needs, "yes" if agent.uses_hindsight else "", (lines[0] if lines else "") + about
