@@ -6,12 +6,13 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from kv_gym.errors import ConfigError, unknown_name
+from kv_gym.identity import FILE_MODULE, imports_of, remember_options
 from kv_gym.registry import plugins
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 GROUP = "kv_gym.agents"
 ATTRIBUTES = {"needs_statistics": bool, "uses_hindsight": bool, "evicts": bool}
 OWN_AGENT = "Or give a file of your own: path/to/mine.py:MyAgent."
-FILE_MODULE = "kv_gym_agent_file_"
 
 
 class AgentLike(Protocol):
@@ -52,19 +52,6 @@ class AgentLike(Protocol):
     def score(self, slots: SlotView) -> Tensor:
         """Return keep scores [N, L, H_kv, S], float; higher = keep."""
         ...
-
-
-@dataclass(frozen=True)
-class AgentSource:
-    """Which agent made a result.
-
-    Attributes:
-        where: Module (or file name) and class, with the agent's plain settings: `streaming:Streaming(n_sink=4)`.
-        sha256: Hash of the file that holds the class; "" where there is none. Files that it imports are not in it.
-    """
-
-    where: str
-    sha256: str
 
 
 def agent_entries() -> dict[str, EntryPoint]:
@@ -113,7 +100,9 @@ def load_agent(name_or_path: str, **options: Any) -> AgentLike:
     """
     found = agent_class(name_or_path)
     _check_options(found, options)
-    return found(**options)
+    agent = found(**options)
+    remember_options(agent, (), options)
+    return agent
 
 
 def prepare_agent(agent: AgentLike, llm: FrozenLLM) -> None:
@@ -123,21 +112,12 @@ def prepare_agent(agent: AgentLike, llm: FrozenLLM) -> None:
         prepare(llm)
 
 
-def agent_source(agent: AgentLike) -> AgentSource:
-    """Say where an agent comes from and what its file held."""
-    kind = type(agent)
-    module = sys.modules.get(kind.__module__)
-    file = Path(getattr(module, "__file__", None) or "")
-    place = file.name if kind.__module__.startswith(FILE_MODULE) else kind.__module__
-    plain = [(k, v) for k, v in getattr(agent, "__dict__", {}).items() if isinstance(v, bool | int | float | str)]
-    settings = ", ".join(f"{name}={value!r}" for name, value in sorted(plain))
-    digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-    return AgentSource(f"{place}:{kind.__qualname__}" + (f"({settings})" if settings else ""), digest)
-
-
 def _from_file(path: Path, class_name: str) -> type[AgentLike]:
     if not path.is_file():
         raise ConfigError(f"agent file {str(path)!r} does not exist (looked in {Path.cwd()}). {OWN_AGENT}")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:  # what lies beside the agent can be imported, now and when it scores
+        sys.path.insert(0, folder)
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     module_name = f"{FILE_MODULE}{place}_{path.stem}"
     spec = importlib.util.spec_from_file_location(module_name, path)
@@ -149,10 +129,26 @@ def _from_file(path: Path, class_name: str) -> type[AgentLike]:
     except BaseException:
         del sys.modules[module_name]
         raise
+    _check_neighbours(module, Path(folder))
     if not hasattr(module, class_name):
         agents = [name for name, value in vars(module).items() if inspect.isclass(value) and _is_agent(value)]
         raise unknown_name(f"class in {path}", class_name, agents)
     return _checked(getattr(module, class_name), f"{path}:{class_name}")
+
+
+def _check_neighbours(module: ModuleType, folder: Path) -> None:
+    """Refuse a module whose imports were answered by files of the same name in another agent's folder.
+
+    Raises:
+        ConfigError: Names the file.
+    """
+    for name in imports_of(module):
+        other, here = sys.modules.get(name), folder / f"{name.replace('.', '/')}.py"
+        if other is not None and here.is_file() and Path(str(getattr(other, "__file__", ""))).resolve() != here:
+            raise ConfigError(
+                f"{module.__file__} imports {name!r}, but another file of that name is loaded ({other.__file__}). "
+                f"Rename {here.name}, or run the two agents one after the other."
+            )
 
 
 def _is_agent(value: type) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
@@ -18,7 +18,7 @@ class _Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    problems: str | tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+    problems: str | tuple[str, ...] = Field(
         min_length=1,
         description="Where problems come from: the name of a source, a local `.jsonl` file, or a list of those, which "
         "take turns.",
@@ -85,7 +85,9 @@ class _Settings(BaseModel):
 if TYPE_CHECKING:  # what the reward adds is not known to type checkers
     _WithReward = _Settings
 else:
-    _WithReward = create_model("_WithReward", __base__=_Settings, **reward_settings())
+    _WithReward = create_model(
+        "_WithReward", __base__=_Settings, **reward_settings({*_Settings.model_fields, "entropy_threshold"})
+    )
 
 
 class EnvConfig(_WithReward):
@@ -100,6 +102,13 @@ class EnvConfig(_WithReward):
         description="The loss spike counts only tokens that the full cache predicts with at most this entropy, nats: "
         "those it is sure of. None: the four fifths of the full-cache text that it is surest of.",
     )
+
+    @model_validator(mode="after")
+    def _sources_differ(self) -> EnvConfig:
+        names = self.problems if isinstance(self.problems, tuple) else (self.problems,)
+        if not all(names) or len(set(names)) < len(names):
+            raise ConfigError(f"problems={self.problems!r} must be a name or a list of different names.")
+        return self
 
     @model_validator(mode="after")
     def _room_to_decide(self) -> EnvConfig:

@@ -7,11 +7,13 @@ ground floor because settings come from it; torch is only needed by those who ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
+
+from kv_gym.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -185,10 +187,23 @@ REWARD_TERMS: tuple[RewardTerm, ...] = (
 )
 
 
-def reward_settings() -> dict[str, Setting]:
-    """Every setting that the terms add to an environment: weights first."""
-    weights: dict[str, Setting] = {term.weight: (float, term.weight_field) for term in REWARD_TERMS}
-    return weights | {name: setting for term in REWARD_TERMS for name, setting in term.settings.items()}
+def reward_settings(taken: Collection[str] = ()) -> dict[str, Setting]:
+    """Every setting that the terms add to an environment: weights first.
+
+    Args:
+        taken: Settings that an environment has besides.
+
+    Raises:
+        ConfigError: Two terms, or a term and an environment, have a name in common.
+    """
+    names = [term.name for term in REWARD_TERMS]
+    owned = [(term.weight, (float, term.weight_field)) for term in REWARD_TERMS]
+    owned += [setting for term in REWARD_TERMS for setting in term.settings.items()]
+    for what, found in (("term", names), ("setting", [*taken, *(name for name, _ in owned)])):
+        twice = [name for name in dict.fromkeys(found) if found.count(name) > 1]
+        if twice:
+            raise ConfigError(f"the reward's {what} {twice[0]!r} is declared twice. Give one of them another name.")
+    return dict(owned)
 
 
 def weights_of(config: Any) -> dict[str, float]:

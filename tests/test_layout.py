@@ -17,6 +17,7 @@ FLOORS = (
     {"problems"},
     {"llm"},
     {"engine"},
+    {"identity"},
     {"agents"},
     {"bench"},
     {"leaderboard", "show"},
@@ -45,12 +46,15 @@ def imported(tree: ast.AST) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, "imports are absolute"
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, "imports are absolute"
             names |= {full if (full := f"{node.module}.{alias.name}") in FILES else node.module for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in DYNAMIC:
+            assert not isinstance(node.args[0], ast.Constant), f"{ast.unparse(node)}: write an import statement"
     return names
 
 
+DYNAMIC = ("importlib.import_module", "import_module", "__import__")
 IMPORTS = {name: imported(ast.parse(path.read_text())) for name, path in FILES.items()}
 
 
@@ -61,7 +65,9 @@ def floor(module: str) -> tuple[int, str]:
         return len(FLOORS), package
     if not rest:
         return 0, ""  # kv_gym itself: its version
-    return next(i for i, wings in enumerate(FLOORS) if rest[0] in wings), rest[0]
+    known = {wing: i for i, wings in enumerate(FLOORS) for wing in wings}
+    assert rest[0] in known, f"{module} is in no wing: move it into one, or say in FLOORS what it stands on"
+    return known[rest[0]], rest[0]
 
 
 def may_import(importer: str, module: str) -> bool:
@@ -97,6 +103,15 @@ def test_only_commands_know_the_command_line() -> None:
 def test_the_top_level_stays_small() -> None:
     files = [path.name for path in (ROOT / "kv_gym").glob("*.py")]
     assert len(files) <= MOST_FILES, f"{files}: put new files into a wing"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from . import worked", "from .. import commands", 'importlib.import_module("typer")', '__import__("typer")'],
+)
+def test_an_import_that_cannot_be_followed_is_refused(line: str) -> None:
+    with pytest.raises(AssertionError, match=r"absolute|write an import statement"):
+        imported(ast.parse(line))
 
 
 def test_a_wing_is_known_and_the_walk_finds_the_files() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from kv_gym.engine.slots import SlotView
+from kv_gym.identity import remembering
 from kv_gym.llm.loading import FrozenLLM
 
 
@@ -29,6 +30,12 @@ class Agent(ABC):
     needs_statistics: ClassVar[bool] = False
     uses_hindsight: ClassVar[bool] = False
     evicts: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let agents write down what they are built with: it is a part of their identity (`kv_gym.identity`)."""
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = remembering(cls.__init__)  # type: ignore[method-assign]
 
     def prepare(self, llm: FrozenLLM) -> None:  # noqa: B027  # most agents fit every model
         """See the model before the first episode. Raise a KVGymError to refuse it; move tensors to its device."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from kv_gym.agents import agent_source, prepare_agent
+from kv_gym.agents import prepare_agent
 from kv_gym.bench import provenance
 from kv_gym.bench.plan import Bench, Cell, Episode, plays, prepare, result_settings
 from kv_gym.bench.play import AgentFailure, Time, play
@@ -25,7 +25,9 @@ from kv_gym.bench.progress import Progress, Silent
 from kv_gym.bench.rows import EpisodeRow, RowFile, RowKey, RunRow, sha256_of
 from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
+from kv_gym.identity import Identity, identity_of
 from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.problems import Problem
 
 RECORDED = ("correct", "stop", "n_tokens", "n_steps", "tokens_sha256", "actions_sha256")
 
@@ -72,22 +74,36 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
         episodes = prepare(llm, first, bench.seeds, bench.width, progress)
         playable = {config: [e for e in episodes if plays(e.reference, config)] for config in configs.values()}
         left_out = {config.budget: _left_out(episodes, playable[config]) for config in configs.values()}
+        identities = [identity_of(agent) for agent in bench.agents]
+        warn_of_unnamed(identities)
         cells = [
-            Cell(agent, agent_source(agent), configs[budget, mode], playable[configs[budget, mode]])
+            Cell(agent, identity, configs[budget, mode], playable[configs[budget, mode]])
             for budget in bench.budgets
-            for agent in bench.agents
+            for agent, identity in zip(bench.agents, identities, strict=True)
             for mode in bench.modes
         ]
-        runner = _Runner(llm, bench, file, progress, describe_run(llm, bench, first, left_out, path.parent))
+        run = describe_run(llm, bench, first, identities, left_out, path.parent)
+        runner = _Runner(llm, bench, file, progress, run)
         runner.run(cells)
         found = file.rows
     rows = [found.episodes[key] for key in runner.keys]
     return BenchResult(rows, [found.runs[i] for i in dict.fromkeys(row.run_id for row in rows)], left_out, runner.n_new)
 
 
+def warn_of_unnamed(identities: Sequence[Identity]) -> None:
+    """Say of which agents no rows can be reused."""
+    for identity in identities:
+        if identity.unnamed:
+            logger.warning(
+                "%s cannot be told from other agents (%s), so its episodes are played again each time.",
+                identity.where, identity.unnamed,
+            )  # fmt: skip
+
+
 def describe_run(
-    llm: FrozenLLM, bench: Bench, config: EnvConfig, left_out: dict[int, list[str]], output: Path
-) -> RunRow:
+    llm: FrozenLLM, bench: Bench, config: EnvConfig, identities: Sequence[Identity], left_out: dict[int, list[str]],
+    output: Path,
+) -> RunRow:  # fmt: skip
     """Write down what all rows of this run share."""
     settings = result_settings(config)
     plan = {
@@ -107,6 +123,7 @@ def describe_run(
         settings=settings,
         settings_sha256=sha256_of(settings),
         plan=plan,
+        agents={i.sha256: {"where": i.where, "parts": i.parts, "unnamed": i.unnamed} for i in identities},
         left_out=left_out,
     ).signed()
 
@@ -127,6 +144,7 @@ class _Runner:
 
     def __init__(self, llm: FrozenLLM, bench: Bench, file: RowFile, progress: Progress, run: RunRow) -> None:
         self.llm, self.bench, self.file, self.progress, self.run_row = llm, bench, file, progress, run
+        self.computation = provenance.computation(llm.shape.dtype, llm.shape.device)
         self.keys: dict[RowKey, None] = {}
         self.n_new = 0
 
@@ -193,8 +211,8 @@ class _Runner:
             mode=config.mode,
             split=config.split,
             agent=cell.agent.name,
-            agent_source=cell.source.where,
-            agent_sha256=cell.source.sha256,
+            agent_source=cell.identity.where,
+            agent_sha256=cell.identity.sha256,
             uses_hindsight=cell.agent.uses_hindsight,
             evicts=cell.agent.evicts,
             budget=config.budget,
@@ -209,12 +227,18 @@ class _Runner:
             seconds=seconds,
             tokens_per_second=tokens_per_second,
             reference_hash=reference.hash,
-            problem_sha256=sha256_of([problem.family, problem.prompt, problem.answer]),
+            problem_sha256=problem_hash(problem),
             model=self.llm.name,
             model_fingerprint=self.llm.fingerprint,
             settings_sha256=self.run_row.settings_sha256,
+            computation=self.computation,
             **({} if record is None else _measured(record)),
         )
+
+
+def problem_hash(problem: Problem) -> str:
+    """Hash of everything that is asked: also the trace that is replayed, and how the answer is scored."""
+    return sha256_of([problem.family, problem.prompt, problem.answer, problem.graded, problem.trace])
 
 
 def _measured(record: EpisodeRecord) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from kv_gym.agents import AgentLike, AgentSource
+from kv_gym.agents import AgentLike
 from kv_gym.bench.progress import Progress
 from kv_gym.config import EnvConfig, env_page, make_config
 from kv_gym.engine.episodes import is_playable
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.errors import ConfigError
+from kv_gym.identity import Identity
 from kv_gym.llm.loading import FrozenLLM
 from kv_gym.problems import Problem, list_problems
 from kv_gym.rewards import REWARD_TERMS
@@ -91,7 +92,7 @@ class Cell:
     """One agent at one budget in one mode, with the episodes it is measured on."""
 
     agent: AgentLike
-    source: AgentSource
+    identity: Identity
     config: EnvConfig
     episodes: list[Episode]
 

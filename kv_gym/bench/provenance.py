@@ -28,6 +28,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+def computation(dtype: torch.dtype, device: torch.device) -> str:
+    """How numbers are computed, as far as that can move them: `float32 cpu eager torch-2.13 transformers-5.23`."""
+    kinds = [str(dtype).removeprefix("torch."), device.type, "eager"]
+    found = versions()
+    return " ".join([*kinds, *(f"{name}-{'.'.join(found[name].split('.')[:2])}" for name in ("torch", "transformers"))])
+
+
 def command() -> str:
     """What was typed, without the folder of the program."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from kv_gym.bench.intervals import Interval, difference_interval, mean_interval, proportion_interval, ratio_interval
 from kv_gym.bench.rows import EpisodeRow, Rows, RunRow
 from kv_gym.engine.measures import MEASURES, Measure
+from kv_gym.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,19 @@ class CellReport:
         return flat
 
 
+def check_keys() -> None:
+    """Refuse a measure whose name in reports is that of another number of a cell.
+
+    Raises:
+        ConfigError: Names it.
+    """
+    for name in {measure.key for measure in MEASURES} & {field.name for field in fields(CellReport)}:
+        raise ConfigError(f"a measure is called {name!r} in reports, as another number of a cell is. Rename it.")
+
+
+check_keys()
+
+
 @dataclass(frozen=True)
 class Report:
     """A whole benchmark.
@@ -108,7 +122,7 @@ def newest_rows(rows: Rows) -> list[EpisodeRow]:
         return []
 
     def setting(row: EpisodeRow) -> tuple[str, ...]:
-        return row.env_id, row.split, row.model_fingerprint, row.settings_sha256
+        return row.env_id, row.split, row.model_fingerprint, row.settings_sha256, row.computation
 
     together = [row for row in episodes if setting(row) == setting(episodes[-1])]
     version = {(row.agent, row.agent_source): row.agent_sha256 for row in together}
@@ -225,9 +239,7 @@ def _paired(rows: list[EpisodeRow], best: list[EpisodeRow] | None, mode: str) ->
 
 def _average(rows: Iterable[EpisodeRow], measure: Measure) -> Interval | None:
     """Mean of a measure over the episodes that have it, or its ratio to that of the full cache."""
-    found = [
-        ([row.measured(name) for name in measure.columns], row.problem) for row in rows if row.mode == measure.mode
-    ]
+    found = [([row.measured(name) for name in measure.columns], row.problem) for row in rows if row.mode == "replay"]
     known = [(values, problem) for values, problem in found if None not in values]
     problems = [problem for _, problem in known]
     columns = [[value for value in column if value is not None] for column in zip(*(v for v, _ in known), strict=True)]

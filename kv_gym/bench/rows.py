@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from kv_gym.engine.measures import result_columns
-from kv_gym.errors import KVGymError, first_complaint
+from kv_gym.errors import ConfigError, KVGymError, first_complaint
 
 RowKey = tuple[str | int, ...]
 
@@ -51,6 +51,7 @@ class RunRow(_Line):
         model: `name`, `revision`, `dtype`, `fingerprint`.
         settings: Every setting of the env that can move a result, without budget and mode.
         settings_sha256: Their hash.
+        agents: Identity of each agent (`kv_gym.identity`), by the hash that its rows have.
         plan: `env_id`, `split`, `agents`, `budgets`, `modes`, `problems`, `seeds`.
         left_out: Problems that are too short or too long to be played, by budget.
     """
@@ -68,6 +69,7 @@ class RunRow(_Line):
     settings: dict[str, Any]
     settings_sha256: str
     plan: dict[str, Any]
+    agents: dict[str, dict[str, Any]] = {}
     left_out: dict[int, list[str]]
 
     def signed(self) -> RunRow:
@@ -81,7 +83,8 @@ class EpisodeRow(_Line):
     Attributes:
         run_id: The `run` line it belongs to.
         mode: `generate`: accuracy is measured. `replay`: loss, loss spike and missed attention are.
-        agent, agent_source, agent_sha256: Name, class with its settings, hash of the file (see `kv_gym.agents`).
+        agent, agent_source, agent_sha256: Name, class with its settings, hash of its identity (`kv_gym.identity`),
+            which starts with "unnamed-" where the agent has none and is played again each time.
         uses_hindsight, evicts: What kind of agent it is; reference lines are not ranked.
         budget, evict_every: Slots.
         failed: Class and message of what the agent raised; None when it went well.
@@ -95,6 +98,7 @@ class EpisodeRow(_Line):
             throughput of the whole batch. None for stored references.
         tokens_sha256, actions_sha256, reference_hash, problem_sha256: What was written, kept, referred to and asked.
         model, model_fingerprint, settings_sha256: What it was made with; the run line has the rest.
+        computation: How it was computed: dtype, kind of device, eager or compiled, libraries.
 
     Besides, a row has the columns of `kv_gym.engine.measures` (`measured`).
     """
@@ -135,6 +139,7 @@ class EpisodeRow(_Line):
     model: str
     model_fingerprint: str
     settings_sha256: str
+    computation: str = ""
 
     @model_validator(mode="after")
     def _columns_are_known(self) -> EpisodeRow:
@@ -154,7 +159,21 @@ class EpisodeRow(_Line):
         return (
             self.env_id, self.mode, self.agent, self.agent_source, self.agent_sha256, self.budget,
             self.problem, self.problem_sha256, self.seed, self.model_fingerprint, self.settings_sha256,
+            self.computation,
         )  # fmt: skip
+
+
+def check_columns() -> None:
+    """Refuse a measure whose column is a field of rows.
+
+    Raises:
+        ConfigError: Names it.
+    """
+    for name in result_columns().keys() & EpisodeRow.model_fields.keys():
+        raise ConfigError(f"the measure {name!r} has the name of a field of every row. Give it another.")
+
+
+check_columns()
 
 
 @dataclass

@@ -291,6 +291,7 @@ def describe_settings(config: EnvConfig, fields: dict[str, FieldInfo]) -> str:
     rows = []
     for name, field in fields.items():
         value, default = getattr(config, name), field.get_default()
+        value = list(value) if isinstance(value, tuple) else value  # as it is written
         own = field.is_required() or value != default
         others = "" if field.is_required() else f" (else `{default}`)"
         shown = f"**`{value}`**{others}" if own else f"`{value}`"

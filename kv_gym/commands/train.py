@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
@@ -14,6 +13,7 @@ from typer.core import TyperGroup
 from kv_gym.commands.console import say, watched
 from kv_gym.commands.options import parse_pairs
 from kv_gym.errors import ConfigError, unknown_name
+from kv_gym.registry import plugins
 
 if TYPE_CHECKING:
     from kv_gym.bench.progress import Progress
@@ -67,17 +67,35 @@ class Trainers(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Names of the entry points."""
-        return sorted(entry.name for entry in entry_points(group=GROUP))
+        return list(plugins(GROUP, "training"))
 
     def get_command(self, ctx: Any, name: str) -> Any:
         """Load one."""
-        found = {entry.name: entry for entry in entry_points(group=GROUP)}
-        return train_command(name, found[name].load()) if name in found else None
+        entry = plugins(GROUP, "training").get(name)
+        if entry is None:
+            return None
+        try:
+            return train_command(name, entry.load())
+        except Exception as error:  # whatever somebody else's package does; the other trainings still work
+            return broken_command(name, f"{entry.value} cannot be loaded: {type(error).__name__}: {error}")
+
+
+def broken_command(name: str, reason: str) -> Any:
+    """A command that says why it is none."""
+
+    def broken() -> None:
+        raise ConfigError(f"training {name!r}: {reason}. Mend or uninstall the package that offers it.")
+
+    app = typer.Typer(add_completion=False)
+    app.command(name, help=f"(broken) {reason}")(broken)
+    return typer.main.get_command(app)
 
 
 def train_command(name: str, training: Training) -> Any:
     """Make the command of one training; its help lists the knobs."""
     app = typer.Typer(add_completion=False)
+
+    from kv_gym.rewards import REWARD_TERMS
 
     def train(
         out: Annotated[
@@ -100,10 +118,14 @@ def train_command(name: str, training: Training) -> Any:
         ] = None,
     ) -> None:
         recipe: Any = build_recipe(training.recipe, settings)
+        env_options = parse_pairs(options or [], "--env-set ")
+        weights = {term.weight for term in REWARD_TERMS} if hasattr(recipe, "weights") else set()
+        for name in weights & env_options.keys():
+            raise ConfigError(f"--env-set {name}: the training weighs its reward itself. Use --set {name}=...")
         folder = work or Path("runs/train") / out.stem
 
         def run(progress: Progress) -> None:
-            trainer = training.begin(recipe, env, parse_pairs(options or []), folder, progress)
+            trainer = training.begin(recipe, env, env_options, folder, progress)
             trainer.resume()
             trainer.run()
             trainer.finish(out)
@@ -113,6 +135,17 @@ def train_command(name: str, training: Training) -> Any:
 
     app.command(name, help=f"{training.title}\n\n\b\nKnobs for --set:\n{knobs(training.recipe)}")(train)
     return typer.main.get_command(app)
+
+
+def float_of(name: str, value: Any) -> float:
+    """A weight of the reward that was given by its own name.
+
+    Raises:
+        ConfigError: It is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"--set {name}={value!r} is not allowed: a weight is a number.")
+    return float(value)
 
 
 def knobs(recipe: type) -> str:
@@ -135,12 +168,15 @@ def build_recipe(kind: type[Recipe], settings: list[str] | None) -> Recipe:
 
     values = parse_pairs(settings or [])
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    if "weights" in known:  # of the reward: each has the name of the environment's setting
-        own = {name: values.pop(name) for name in [term.weight for term in REWARD_TERMS] if name in values}
-        values["weights"] = kind().weights | values.get("weights", {}) | own  # type: ignore[attr-defined]
+    weights = [term.weight for term in REWARD_TERMS] if "weights" in known else []
+    own = {name: float_of(name, values.pop(name)) for name in weights if name in values}
     for name in values:
         if name not in known:
-            raise unknown_name(f"knob of {kind.__name__}", name, known)
+            raise unknown_name(f"knob of {kind.__name__}", name, [*known, *weights])
+    if own and "weights" in values:
+        raise ConfigError(f"--set weights and --set {next(iter(own))}: give all weights in one way or the other.")
+    if own:  # what is not named stays as it is
+        values["weights"] = kind().weights | own  # type: ignore[attr-defined]
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

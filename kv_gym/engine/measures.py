@@ -1,5 +1,8 @@
 """What an episode measures besides its answer, one declaration each.
 
+Measures are told from replayed episodes: in generate mode the LLM's own tokens are cheap for itself, and nothing is
+counted without a full cache that reads along.
+
 A measure is added here and nowhere else: episodes sum it up, rows have a column for it, reports average it, and tables
 and pages show it. The terms of the reward are measures too. Torch is only needed by those who call its functions.
 """
@@ -11,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from kv_gym.errors import ConfigError
 from kv_gym.rewards import ANSWER, REWARD_TERMS, RewardTerm, Window
 
 if TYPE_CHECKING:
@@ -31,8 +35,7 @@ class Measure:
         per: What an episode's mean is over: `token`s, or `step`s.
         value: (window, settings of the env) -> [R, T] per token, [R] per step.
         full: The same of the full cache: rows have it as `<name>_full`, and reports show the ratio of the two.
-        over: Tokens that count, [R, T] bool.
-        mode: Rows of this mode are averaged.
+        over: Tokens that count, [R, T] bool; of those that `Window.counted` has.
         report: Name in reports; default is `name`.
         table: Heads its table in the terminal; "" shows none.
         page: The same on results pages.
@@ -46,7 +49,6 @@ class Measure:
     value: Value
     full: Value | None = None
     over: Callable[[Window], Tensor] = lambda window: window.counted
-    mode: Literal["generate", "replay"] = "replay"
     report: str = ""
     table: str = ""
     page: str = ""
@@ -121,6 +123,27 @@ def result_columns() -> dict[str, Measure]:
     return {name: measure for measure in MEASURES for name in measure.columns}
 
 
+def check_names() -> None:
+    """Refuse measures that share a column or a name in reports.
+
+    Raises:
+        ConfigError: Names both.
+    """
+    for what, names in (("column", lambda m: list(m.columns)), ("name in reports", lambda m: [m.key])):
+        owners: dict[str, Measure] = {}
+        for measure in MEASURES:
+            for name in names(measure):
+                other = owners.setdefault(name, measure)
+                if other is not measure:
+                    raise ConfigError(
+                        f"measures {other.name!r} and {measure.name!r} ({other.title}, {measure.title}) both have the "
+                        f"{what} {name!r}. Give one of them another."
+                    )
+
+
+check_names()
+
+
 def step_measures() -> list[Measure]:
     """Those that are known of a single step: recordings hold them."""
     return [measure for measure in MEASURES if measure.per == "step"]
@@ -133,7 +156,10 @@ def sums_of(window: Window, config: Any) -> Iterator[tuple[str, Tensor, Tensor]]
         over = measure.over(window)
         for name, value in measure.columns.items():
             values = value(window, config)
-            yield (name, values, steps) if measure.per == "step" else (name, (values * over).sum(-1), over.sum(-1))
+            if measure.per == "step":
+                yield name, values, steps
+            else:  # what does not count may be anything, also no number
+                yield name, values.where(over, 0.0).sum(-1), over.sum(-1)
 
 
 def mean(total: float, count: float, n_tokens: float) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from kv_gym.llm.loading import FrozenLLM
 from kv_gym.problems import Problem
 from kv_gym.problems.grading import closing_brace, grade
 
-FORMAT = 1
+FORMAT = 2
 BOX = "\\boxed{"
 ANSWER_CALL = "\n\nThe final answer is $"  # goes behind a trace that never opens a box
 LOGITS_AT_ONCE = 2**26  # numbers; a prompt is read in chunks whose logits are no more than that
@@ -46,7 +46,8 @@ class Reference:
         entropy: Entropy of its prediction, nats, [T]; 0 for the first.
         stop: `eos` or `length`.
         correct: Score of the boxed answer, 0 to 1.
-        hash: SHA-256 over the above and the model's fingerprint.
+        hash: SHA-256 over what was decided (tokens, prompt, stop, score) and the model's fingerprint. Losses are not in
+            it: their rounding depends on how many texts were read side by side.
     """
 
     problem: Problem
@@ -86,7 +87,8 @@ class ReferenceStore:
     def key(self, problem: Problem, seed: int) -> str:
         """Hash of everything that decides a reference; greedy ones do not depend on the seed."""
         decoding = [self.decoding.temperature, self.decoding.top_p, self.decoding.top_k]
-        parts = [FORMAT, self.llm.fingerprint, problem.prompt, problem.answer, self.max_new_tokens, decoding]
+        asked = [problem.prompt, problem.answer, problem.graded]
+        parts = [FORMAT, self.llm.fingerprint, *asked, self.max_new_tokens, decoding]
         if self.decoding.temperature:
             parts.append(seed)
         if problem.trace:
@@ -146,6 +148,7 @@ class ReferenceStore:
             "stop": reference.stop,
             "correct": f"{reference.correct:.17g}",
         }
+        metadata["sha256"] = file_hash(metadata, reference.tokens, reference.surprisal, reference.entropy)
         temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
         save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
         os.replace(temporary, self.path(key))
@@ -160,10 +163,8 @@ class ReferenceStore:
                 metadata = file.metadata() or {}
                 tokens = file.get_tensor("tokens").long()
                 surprisal, entropy = file.get_tensor("surprisal"), file.get_tensor("entropy")
-            expected = content_hash(
-                self.llm.fingerprint, tokens, surprisal, entropy, metadata["stop"], metadata["correct"]
-            )
-            if metadata["key"] != key or metadata["hash"] != expected:
+            expected = file_hash(metadata, tokens, surprisal, entropy)
+            if metadata["key"] != key or metadata["sha256"] != expected:
                 raise ValueError("its contents do not match their hash")
             self._known[key] = Reference(
                 problem, tokens.to(device), int(metadata["n_prompt"]), surprisal.to(device), entropy.to(device),
@@ -193,11 +194,20 @@ def answer_start(llm: FrozenLLM, reference: Reference) -> int:
     return reference.n_prompt + low
 
 
-def content_hash(fingerprint: str, tokens: Tensor, surprisal: Tensor, entropy: Tensor, stop: str, correct: str) -> str:
-    """SHA-256 of what a reference file must not change."""
-    digest = hashlib.sha256(json.dumps([fingerprint, stop, correct]).encode())
-    for tensor in (tokens.int(), surprisal.float(), entropy.float()):
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+def decided_hash(fingerprint: str, tokens: Tensor, n_prompt: int, stop: str, correct: float) -> str:
+    """SHA-256 of what a generation decided."""
+    digest = hashlib.sha256(json.dumps([fingerprint, n_prompt, stop, f"{correct:.17g}"]).encode())
+    digest.update(tokens.int().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def file_hash(metadata: Mapping[str, str], *tensors: Tensor) -> str:
+    """SHA-256 of everything that a reference file holds."""
+    said = sorted((name, value) for name, value in metadata.items() if name != "sha256")
+    digest = hashlib.sha256(json.dumps(said).encode())
+    for tensor in tensors:
+        exact = tensor.float() if tensor.is_floating_point() else tensor.int()
+        digest.update(exact.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -293,5 +303,5 @@ def _reference(
     surprisal[0] = entropy[0] = 0
     stop = "eos" if int(tokens[-1]) in llm.stop_ids else "length"
     correct = grade(llm.decode(tokens[n_prompt:]), problem.answer, problem.graded)
-    hashed = content_hash(llm.fingerprint, tokens, surprisal, entropy, stop, f"{correct:.17g}")
+    hashed = decided_hash(llm.fingerprint, tokens, n_prompt, stop, correct)
     return Reference(problem, tokens, n_prompt, surprisal, entropy, stop, correct, hashed)

@@ -35,7 +35,7 @@ class SubmittedAgent(_Model):
 
     Attributes:
         name: What tables call it.
-        source, sha256: Class with its settings, and hash of the file it is in (`kv_gym.agents.AgentSource`).
+        source, sha256: Class with its settings, and hash of the file it is in (`kv_gym.identity.Identity`).
         options: What it was built with.
         uses_hindsight, evicts: References do the one or not the other; they are lines, not entries.
         kind: `installed`: found by name. `checkpoint`: by name, with weights in `agent/`. `file`: its file is in

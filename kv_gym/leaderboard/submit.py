@@ -21,11 +21,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from kv_gym.agents import AgentLike, agent_source, load_agent, prepare_agent
+from kv_gym.agents import AgentLike, load_agent, prepare_agent
 from kv_gym.bench import provenance
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import sha256_of
 from kv_gym.errors import ConfigError, first_complaint
+from kv_gym.identity import identity_of
 from kv_gym.leaderboard.actions import pack_actions
 from kv_gym.leaderboard.play import BoardCell, board_cells, play_cell, reference_digest
 from kv_gym.leaderboard.protocol import Protocol
@@ -99,7 +100,7 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
     cells = board_cells(protocol, progress)
     for llm in {id(cell.llm): cell.llm for cell in cells}.values():
         prepare_agent(agent, llm)
-    source, references = agent_source(agent), reference_digest(cells)
+    source, references = identity_of(agent), reference_digest(cells)
     mark = sha256_of([protocol.sha256, source.where, source.sha256, references])
     with Partial(out / f".{heading.slug}.partial.jsonl", mark) as partial:
         _play_all(cells, agent, protocol.width, partial, progress)
@@ -200,7 +201,7 @@ def _decode(found: list[Any] | None) -> Tensor | None:
 
 def describe_agent(entry: Entry, agent: AgentLike) -> tuple[SubmittedAgent, list[Path]]:
     """What a submission says of its agent, and the files that go into `agent/`."""
-    source = agent_source(agent)
+    source = identity_of(agent)
     kind: Literal["installed", "checkpoint", "file"] = "installed"
     name, colon, class_name = entry.agent.rpartition(":")
     files: list[Path] = []

@@ -46,6 +46,7 @@ from kv_gym.leaderboard.submission import (
     read_submission,
     summarise,
 )
+from kv_gym.llm.fingerprint import same_model
 
 Level = Literal["schema", "arithmetic", "replay", "rerun"]
 LEVELS: tuple[Level, ...] = ("schema", "arithmetic", "replay", "rerun")
@@ -246,7 +247,8 @@ def arithmetic_findings(found: ReadSubmission, actions: dict[str, Tensor], cells
     """What must hold of the rows and the actions, given this machine's own full-cache generations."""
     submission = found.submission
     ours = {cell.config.model: cell.llm.fingerprint for cell in cells}
-    if submission.models != ours:
+    theirs = submission.models
+    if theirs.keys() != ours.keys() or not all(same_model(theirs[name], ours[name]) for name in ours):
         yield Finding("arithmetic.model", f"models {submission.models}; the board's are {ours}.")
         return
     if submission.references_sha256 != reference_digest(cells):

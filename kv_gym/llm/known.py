@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import yaml
@@ -41,6 +42,8 @@ class KnownModel(BaseModel):
         architecture: transformers' class.
         size: Parameters.
         layers, q_heads, kv_heads, head_dim: Sizes of its cache.
+        fingerprint: Of an embedded model.
+        former_fingerprints: That older versions of kv-gym gave it; stored rows and submissions have them.
         measured: Full-cache figures.
     """
 
@@ -54,6 +57,8 @@ class KnownModel(BaseModel):
     q_heads: int
     kv_heads: int
     head_dim: int
+    fingerprint: str = ""
+    former_fingerprints: tuple[str, ...] = ()
     measured: tuple[FullCacheFigure, ...]
 
 
@@ -74,3 +79,9 @@ class KnownModels(BaseModel):
 def known_models() -> KnownModels:
     """Read the file."""
     return KnownModels.model_validate(yaml.safe_load(FILE.read_text()))
+
+
+@functools.cache
+def former_fingerprints() -> dict[str, str]:
+    """The fingerprint that an embedded model has now, by those that it had before."""
+    return {former: model.fingerprint for model in known_models().models for former in model.former_fingerprints}

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib.util
 import io
-import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from kv_gym.errors import ConfigError, UnknownNameError, UnsupportedModelError
 from kv_gym.llm.attention import ATTENTION_NAME, CACHE_KWARG, unrotate, unrotation
 from kv_gym.llm.cache import CacheShape, FullCache, SlotCache
+from kv_gym.llm.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -35,7 +34,7 @@ class FrozenLLM:
 
     Attributes:
         name: What it was loaded by.
-        fingerprint: SHA-256 over weights, config and vocabulary; part of every stored reference and result.
+        fingerprint: Hash of everything that can move a token; part of every stored reference and result.
         shape: Sizes for caches.
         stop_ids: Token ids that end a generation.
         n_vocabulary: Width of the logits.
@@ -63,7 +62,7 @@ class FrozenLLM:
         stop = model.generation_config.eos_token_id if model.generation_config else None
         stop = tokenizer.eos_token_id if stop is None else stop
         self.stop_ids = tuple(stop if isinstance(stop, list) else [] if stop is None else [stop])
-        self.fingerprint = fingerprint(model, tokenizer)
+        self.fingerprint = fingerprint(model, tokenizer, self.stop_ids)
 
     @torch.no_grad()
     def read(self, tokens: Tensor, positions: Tensor, cache: SlotCache | FullCache, last_only: bool = False) -> Tensor:
@@ -199,22 +198,6 @@ def check_supported(config: PretrainedConfig) -> None:
                 else "."
             )
         )
-
-
-def fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 over weights, dtype, architecture and vocabulary."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
-    config = model.config.to_diff_dict()
-    digest.update(
-        json.dumps([str(model.dtype), config.get("rope_parameters"), type(model).__name__], default=str).encode()
-    )
-    digest.update(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
-    if tokenizer.chat_template is not None:  # it decides what the model reads
-        digest.update(json.dumps(tokenizer.chat_template).encode())
-    return digest.hexdigest()
 
 
 def load_llm(name: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu") -> FrozenLLM:

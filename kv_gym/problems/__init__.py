@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 from kv_gym.config import EnvConfig
-from kv_gym.errors import ConfigError, unknown_name
+from kv_gym.errors import ConfigError, KVGymError, unknown_name
 from kv_gym.problems.base import Problem, ProblemSource
 from kv_gym.problems.mixed import MixedSource
 from kv_gym.problems.recorded import read_file
@@ -40,11 +40,16 @@ def source_kind(name: str) -> Callable[[], ProblemSource]:
     try:
         kind: Callable[[], ProblemSource] = entries[name].load()
     except Exception as error:  # whatever somebody else's package does when it is imported
-        raise ConfigError(
-            f"problem source {name!r} ({entries[name].value}) cannot be imported: {type(error).__name__}: {error}. "
-            "Mend or uninstall the package that offers it."
-        ) from error
+        raise _broken(name, "cannot be imported", error) from error
     return kind
+
+
+def _broken(name: str, what: str, error: Exception) -> ConfigError:
+    """The error for a source of somebody else's that raised."""
+    return ConfigError(
+        f"problem source {name!r} ({source_entries()[name].value}) {what}: {type(error).__name__}: {error}. Mend or "
+        "uninstall the package that offers it."
+    )
 
 
 @functools.cache
@@ -59,7 +64,13 @@ def problem_source(name: str | tuple[str, ...]) -> ProblemSource:
         return MixedSource([problem_source(one) for one in name])
     if name.endswith(".jsonl"):
         return read_file(Path(name))
-    source = source_kind(name)()
+    kind = source_kind(name)
+    try:
+        source = kind()
+    except KVGymError:
+        raise
+    except Exception as error:
+        raise _broken(name, "cannot be made", error) from error
     missing = [part for part in PARTS if not hasattr(source, part)]
     if missing:
         raise ConfigError(
@@ -76,9 +87,23 @@ def problem_count(config: EnvConfig) -> int:
 
 
 def list_problems(config: EnvConfig) -> list[Problem]:
-    """All problems of an env."""
+    """All problems of an env.
+
+    Raises:
+        ConfigError: There is none, two have one id, or the source gives something else.
+    """
     source = problem_source(config.problems)
-    return [source.problem(config.split, config.problem_seed, index) for index in range(problem_count(config))]
+    found = [source.problem(config.split, config.problem_seed, index) for index in range(problem_count(config))]
+    if not found:
+        raise ConfigError(f"problems={config.problems!r} has no problem in its {config.split} split. Take another one.")
+    for problem in found:
+        if not isinstance(problem, Problem):
+            raise ConfigError(f"problems={config.problems!r} gives {type(problem).__name__}, not a Problem.")
+    known = {problem.id: problem for problem in found}
+    if len(known) < len(found):
+        twice = next(problem.id for problem in found if known[problem.id] is not problem)
+        raise ConfigError(f"problems={config.problems!r} has two problems {twice!r}. Give each an id of its own.")
+    return found
 
 
 __all__ = [

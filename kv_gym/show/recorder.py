@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from torch import Tensor
 
-from kv_gym.agents import AgentLike, agent_source
+from kv_gym.agents import AgentLike
 from kv_gym.bench import provenance
 from kv_gym.bench.plan import result_settings
 from kv_gym.bench.play import AgentFailure, decide
@@ -16,6 +16,7 @@ from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.engine.measures import step_measures
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
 from kv_gym.engine.reference import Reference
+from kv_gym.identity import identity_of
 from kv_gym.llm.loading import FrozenLLM
 from kv_gym.problems.grading import extract_answer
 from kv_gym.rewards import ANSWER, weights_of
@@ -116,7 +117,7 @@ def _episode(
     llm: FrozenLLM, config: EnvConfig, agent: AgentLike, reference: Reference, env_id: str, seed: int,
     steps: list[RecordedStep], record: EpisodeRecord, text: str, tokens: list[Tensor],
 ) -> RecordedEpisode:  # fmt: skip
-    problem, source = reference.problem, agent_source(agent)
+    problem, source = reference.problem, identity_of(agent)
     ids, *columns = (table.tolist() for table in tokens)
     surprisal, surprisal_full, entropy_full = ([_short(value) for value in column] for column in columns)
     return RecordedEpisode(

@@ -1,4 +1,4 @@
-"""Golden Eviction as agents. (Their scores are tested in tests/kv_gym/test_golden.py.)"""
+"""Golden Eviction as agents. (Their scores are tested in tests/kv_gym/engine/test_golden.py.)"""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import tomllib
 from importlib.metadata import EntryPoint
@@ -15,8 +14,9 @@ from kv_agents.heuristics.streaming import Streaming
 from plugin import pretend
 
 from kv_gym import agents
-from kv_gym.agents import agent_source, known_agents, load_agent
+from kv_gym.agents import known_agents, load_agent
 from kv_gym.errors import ConfigError, UnknownNameError
+from kv_gym.identity import identity_of
 
 MINE = """
 from __future__ import annotations
@@ -211,19 +211,23 @@ def test_without_installed_agents_the_message_says_so(monkeypatch: pytest.Monkey
         load_agent("h2o")
 
 
-def test_the_source_of_an_agent_names_class_settings_and_file(installed: None) -> None:
-    source = agent_source(load_agent("streaming", n_sink=2))
-    assert source.where == "kv_agents.heuristics.streaming:Streaming(n_sink=2)"
-    module = sys.modules["kv_agents.heuristics.streaming"]
-    assert source.sha256 == hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
-    assert agent_source(load_agent("h2o")).where == "kv_agents.heuristics.h2o:H2O"
-
-
 def test_the_source_of_a_file_changes_with_its_content_and_not_with_its_folder(tmp_path: Path) -> None:
     paths = [tmp_path / "a" / "mine.py", tmp_path / "b" / "mine.py", tmp_path / "c" / "mine.py"]
     for path, text in zip(paths, [MINE, MINE, MINE + "\n"], strict=True):
         path.parent.mkdir()
         path.write_text(text)
-    same, copy, changed = [agent_source(agent) for agent in [load_agent(f"{path}:Duck") for path in paths]]
+    same, copy, changed = [identity_of(agent) for agent in [load_agent(f"{path}:Duck") for path in paths]]
     assert same.where == copy.where == changed.where == "mine.py:Duck"
     assert same.sha256 == copy.sha256 != changed.sha256
+
+
+def test_an_agent_may_import_what_lies_beside_it(tmp_path: Path) -> None:
+    for place, sign in (("a", 1), ("b", -1)):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "my_rule.py").write_text(f"SIGN = {sign}\n")
+        (tmp_path / place / "mine.py").write_text(f"{MINE}\nfrom my_rule import SIGN\n")
+    first = load_agent(f"{tmp_path}/a/mine.py:Duck")
+    assert sys.modules[type(first).__module__].SIGN == 1
+    with pytest.raises(ConfigError, match="imports 'my_rule', but another .* loaded .*Rename my_rule"):
+        load_agent(f"{tmp_path}/b/mine.py:Duck")
+    del sys.modules["my_rule"]

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from kv_agents.learned.inputs import BEFORE_ROPE, missing_columns
+from kv_agents.learned.inputs import BEFORE_ROPE, missing_columns, width
 from kv_agents.learned.scorer import Scorer, ScorerConfig
 from kv_gym.errors import KVGymError, first_complaint
+from kv_gym.llm.fingerprint import same_model
 from kv_gym.llm.loading import FrozenLLM
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
@@ -96,14 +97,20 @@ class CheckpointInfo(BaseModel):
         """Refuse a model that the scorer was not made for; one that all heads share fits any model.
 
         Raises:
-            CheckpointError: It is another model.
+            CheckpointError: It is another model, or the columns do not come to what the weights take.
             UnsupportedModelError: An input undoes RoPE, and this model's cannot be undone.
         """
-        if not self.scorer.shared and llm.fingerprint != self.model_fingerprint:
+        if not self.scorer.shared and not same_model(llm.fingerprint, self.model_fingerprint):
             raise CheckpointError(
                 f"checkpoint {name!r} was trained on model {self.model!r} (fingerprint {self.model_fingerprint[:12]}), "
                 f"this one is {llm.name!r} ({llm.fingerprint[:12]}): its MLPs belong to the heads of the other. Train "
                 "one for this model (`kv-gym train distill`), or use 'transfer', which fits any."
+            )
+        read = width(self.scorer.columns, llm.shape)
+        if read != self.scorer.n_inputs:
+            raise CheckpointError(
+                f"checkpoint {name!r} has weights for {self.scorer.n_inputs} numbers a slot, but the columns that it "
+                f"names come to {read} on model {llm.name!r}. Copy its two files again."
             )
         if BEFORE_ROPE & set(self.scorer.inputs):
             llm.check_rotary()
@@ -151,16 +158,18 @@ def _upgraded(data: bytes) -> Any:
 
     Raises:
         ValidationError: It is no JSON.
-        ValueError: It does not name the columns of every input.
+        ValueError: It does not name columns.
     """
     found = TypeAdapter[Any](Any).validate_json(data)
     scorer = found.get("scorer") if isinstance(found, dict) else None
-    if not isinstance(scorer, dict) or not isinstance(scorer.get("inputs"), list):
+    if not isinstance(scorer, dict):
         return found  # which will be refused
     if found.get("format") == 1:
-        columns = {name: FIRST_COLUMNS[name] for name in scorer["inputs"] if name in FIRST_COLUMNS}
+        inputs = scorer.get("inputs")
+        names = [name for name in inputs if isinstance(name, str)] if isinstance(inputs, list) else []
+        columns = {name: FIRST_COLUMNS[name] for name in names if name in FIRST_COLUMNS}
         return found | {"format": 2, "scorer": scorer | {"columns": columns}}
-    if set(scorer.get("columns", ())) != set(scorer["inputs"]):
+    if not scorer.get("columns"):
         raise ValueError("scorer.columns does not name the columns of every input")
     return found
 

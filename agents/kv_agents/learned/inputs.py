@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from kv_gym.engine.features import (
 from kv_gym.engine.slots import SlotView
 from kv_gym.errors import unknown_name
 from kv_gym.llm.attention import unrotate, unrotation
+from kv_gym.llm.cache import CacheShape
 
 TWIN = 0.8
 """Cosine above which two keys count as the same token."""
@@ -132,10 +134,12 @@ class Input:
         columns: What its numbers are, each `name@version`. A column may stand for several numbers side by side: of a
             vector, or of the query heads.
         read: (view, some of the columns) -> their numbers, [N, L, H_kv, S, F].
+        each: Numbers of a column: one, those of a vector, or one of each query head of the group.
     """
 
     columns: tuple[str, ...]
     read: Callable[[SlotView, Sequence[str]], Tensor]
+    each: Literal["one", "vector", "group"] = "one"
 
 
 def versioned(name: str, version: int = 1) -> str:
@@ -151,10 +155,10 @@ def chosen(values: Tensor, columns: Sequence[str], wanted: Sequence[str]) -> Ten
     return values.unflatten(-1, (len(columns), -1))[..., index, :].flatten(-2)
 
 
-def whole(compute: Callable[[SlotView], Tensor], *names: str) -> Input:
+def whole(compute: Callable[[SlotView], Tensor], *names: str, each: Literal["one", "vector", "group"] = "one") -> Input:
     """An input that computes all of its columns at once."""
     columns = tuple(versioned(name) for name in names)
-    return Input(columns, lambda slots, wanted: chosen(compute(slots), columns, wanted))
+    return Input(columns, lambda slots, wanted: chosen(compute(slots), columns, wanted), each)
 
 
 def of_features(features: Sequence[Feature]) -> Input:
@@ -177,11 +181,11 @@ STATISTICS = (
 )  # fmt: skip
 
 INPUTS: dict[str, Input] = {
-    "keys": whole(lambda slots: slots.keys.float(), "key"),
-    "unrotated_keys": whole(unrotated_keys, "unrotated_key"),
-    "values": whole(lambda slots: slots.values.float(), "value"),
+    "keys": whole(lambda slots: slots.keys.float(), "key", each="vector"),
+    "unrotated_keys": whole(unrotated_keys, "unrotated_key", each="vector"),
+    "values": whole(lambda slots: slots.values.float(), "value", each="vector"),
     "age": whole(age, "age"),
-    "statistics": whole(attention_statistics, *STATISTICS),
+    "statistics": whole(attention_statistics, *STATISTICS, each="group"),
     "attention": whole(attention_of_group, *(f"{name}_{part}" for part in ("mean", "max") for name in STATISTICS)),
     "traits": of_features([f for f in FEATURES if not f.grouped and f.name != "newer_twin"]),
     "relations": whole(relations, "nearest_later_key", "nearest_later_value", "since_stated_again"),
@@ -210,6 +214,12 @@ def all_of(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
         if name not in INPUTS:
             raise unknown_name("scorer input", name, INPUTS)
     return {name: INPUTS[name].columns for name in names}
+
+
+def width(columns: Columns, shape: CacheShape) -> int:
+    """Numbers that a scorer of these columns reads of a slot of a model."""
+    sizes = {"one": 1, "vector": shape.head_dim, "group": shape.group}
+    return sum(len(wanted) * sizes[INPUTS[name].each] for name, wanted in columns.items())
 
 
 def missing_columns(columns: Columns) -> list[str]:

@@ -47,8 +47,14 @@ class ScorerConfig:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        now = all_of(self.inputs)
-        object.__setattr__(self, "columns", {name: self.columns.get(name, now[name]) for name in self.inputs})
+        columns = dict(self.columns) or all_of(self.inputs)
+        if tuple(columns) != tuple(self.inputs):
+            given, wanted = ", ".join(columns), ", ".join(self.inputs)
+            raise ConfigError(f"columns of {given} for the inputs {wanted}; name each once.")
+        for name, read in columns.items():
+            if not read or len(set(read)) < len(read):
+                raise ConfigError(f"columns of input {name!r}: {list(read)}; name at least one, and each once.")
+        object.__setattr__(self, "columns", columns)
         if self.hidden < 1 or self.n_inputs < 1:
             raise ConfigError(f"hidden={self.hidden} and n_inputs={self.n_inputs} must be 1 or more.")
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from kv_agents.learned import checkpoints
-from kv_agents.learned.inputs import all_of, read_inputs
+from kv_agents.learned.inputs import all_of, missing_columns, read_inputs
 from kv_agents.learned.policy import order_log_prob
 from kv_agents.learned.scorer import Scorer, ScorerConfig
 from kv_agents.training.course import Course, Log, load_state, save_state, set_rate
@@ -32,6 +32,7 @@ from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.engine.eviction import slots_to_keep
 from kv_gym.engine.reference import Reference
 from kv_gym.engine.slots import SlotView
+from kv_gym.errors import ConfigError
 
 BUFFER = 160  # lessons that are mixed; about 600 MB at a budget of 128
 SAVE_EVERY = 10  # rounds
@@ -213,6 +214,7 @@ class Distiller:
 
     def __init__(self, course: Course, recipe: DistillRecipe, work: Path) -> None:
         self.course, self.recipe, self.work = course, recipe, work
+        self.columns = all_of(recipe.inputs)
         self.log = Log(work)
         torch.manual_seed(recipe.seed)
         self.scorer: Scorer | None = None
@@ -224,7 +226,9 @@ class Distiller:
 
     def _build(self, inputs: Tensor) -> Scorer:
         recipe, shape = self.recipe, inputs.shape
-        config = ScorerConfig(recipe.inputs, recipe.hidden, recipe.shared, shape[1], shape[2], shape[-1])
+        config = ScorerConfig(
+            recipe.inputs, recipe.hidden, recipe.shared, shape[1], shape[2], shape[-1], columns=self.columns
+        )
         self.scorer = Scorer(config).to(inputs.device)
         self.optimizer = torch.optim.Adam(self.scorer.parameters(), lr=recipe.lr)
         return self.scorer
@@ -234,6 +238,13 @@ class Distiller:
         state = load_state(self.work, self.recipe)
         if state is None:
             return
+        self.columns = state["columns"]
+        missing = missing_columns(self.columns)
+        if missing:
+            raise ConfigError(
+                f"the training in {self.work} reads columns that are not computed any more: {', '.join(missing)}. "
+                "Begin again with another --work."
+            )
         shape = self.course.llm.shape
         scorer = self._build(
             torch.zeros(1, shape.n_layers, shape.n_kv_heads, 1, state["n_inputs"], device=shape.device)
@@ -249,7 +260,8 @@ class Distiller:
         assert self.scorer is not None and self.optimizer is not None
         save_state(self.work, self.recipe, {
             "round": self.round, "scorer": self.scorer.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "n_inputs": self.scorer.config.n_inputs, "best_loss": self.best[0], "best": self.best[1],
+            "n_inputs": self.scorer.config.n_inputs, "columns": self.columns, "best_loss": self.best[0],
+            "best": self.best[1],
         })  # fmt: skip
 
     def run(self) -> None:
@@ -277,7 +289,7 @@ class Distiller:
         read: dict[str, Tensor] = {}
 
         def choose(view: SlotView) -> Tensor:
-            read["inputs"] = read_inputs(view, all_of(recipe.inputs))
+            read["inputs"] = read_inputs(view, self.columns)
             if self.scorer is None:
                 self._build(read["inputs"]).standardise(read["inputs"])
             assert self.scorer is not None

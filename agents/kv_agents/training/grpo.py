@@ -59,7 +59,7 @@ class GRPORecipe:
         credit: `decision`: advantage from the rewards after each decision. `episode`: one for all, from their sum.
         gamma: Discount per decision of the rewards after it.
         weights: Of the reward's terms, by the names of the settings, such as w_loss; what is not named weighs nothing.
-            `--set w_loss=0.05` sets one.
+            `--set w_loss=0.05` sets one and leaves the others.
         temperature: Of the policy, in units of the scores' spread over a pool at the start.
         minibatches: Optimizer steps a batch.
         clip: Largest change of a draw's probability ratio that is rewarded.

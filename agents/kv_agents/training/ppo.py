@@ -48,7 +48,7 @@ class PPORecipe:
         noise: Standard deviation of the scores at the start.
         hidden: Width of the scorer.
         weights: Of the reward's terms, by the names of the settings, such as w_loss; what is not named weighs nothing.
-            `--set w_loss=0.05` sets one.
+            `--set w_loss=0.05` sets one and leaves the others.
         evaluate_every: Steps between two evaluations on validation problems.
         n_train, n_validation: Problems.
         seed: Of weights, episodes and actions.

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kv_agents.training.course import Course
+from kv_agents.training.course import Course, reward_options
 from kv_agents.training.distill import Distiller, DistillRecipe
 from kv_agents.training.grpo import GRPORecipe, Tuner
 from kv_agents.training.ppo import PPORecipe, PPOTrainer
 from kv_gym.bench.progress import Progress
+from kv_gym.config import make_config
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Training:
 
     def begin(self, recipe: Any, env_id: str, options: dict[str, Any], work: Path, progress: Progress) -> Any:
         """Return the trainer, with the problems of an environment and their references."""
+        if hasattr(recipe, "weights"):  # mistakes show before references are made
+            make_config(env_id, **options | reward_options(recipe.weights, recipe.mode))
         course = Course(env_id, options, recipe.families, recipe.n_train, recipe.n_validation, progress)
         return self.trainer(course, recipe, work)
 

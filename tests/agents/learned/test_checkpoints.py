@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from kv_agents.learned import checkpoints, inputs
-from kv_agents.learned.agents import Foresight, Learned
+from kv_agents.learned.agents import Foresight, Learned, PPOAgent
 from kv_agents.learned.checkpoints import CheckpointError, CheckpointInfo
 from kv_agents.learned.scorer import Scorer, ScorerConfig
 
@@ -64,7 +64,7 @@ def test_inputs_that_undo_rope_ask_the_model_first(
         raise UnsupportedModelError("interleaved")
 
     monkeypatch.setattr(random_llm, "check_rotary", refuse)
-    config = ScorerConfig((name,), 4, True, 2, 2, 3)
+    config = ScorerConfig((name,), 4, True, 2, 2, inputs.width(inputs.all_of((name,)), random_llm.shape))
     info = checkpoints.read_info(checkpoints.find("transfer")).model_copy(update={"scorer": config})
     with pytest.raises(UnsupportedModelError) if refused else nullcontext():
         info.check_model(random_llm, "mine")
@@ -94,14 +94,14 @@ def test_missing_and_damaged_checkpoints_say_so(tmp_path: Path) -> None:
 
 
 def test_replaced_weights_make_another_agent(tmp_path: Path) -> None:
-    from kv_gym.agents import agent_source
+    from kv_gym.identity import identity_of
 
     path = make(tmp_path)
-    before = agent_source(Foresight(str(path)))
+    before = identity_of(Foresight(str(path)))
     scorer, info = checkpoints.load(path)
     scorer.b2.add_(1)
     checkpoints.save(scorer, info, path)
-    assert agent_source(Foresight(str(path))).where != before.where
+    assert identity_of(Foresight(str(path))).where != before.where
 
 
 @pytest.mark.parametrize("agent", Learned.__subclasses__(), ids=lambda agent: agent.name)
@@ -184,8 +184,26 @@ def test_checkpoints_of_the_first_format_are_read_by_what_columns_were_then(tmp_
     path.with_suffix(".json").write_text(json.dumps(text))
     with pytest.raises(CheckpointError, match="does not name the columns of every input"):
         checkpoints.load(path)
+    for columns, complaint in (
+        (None, "does not name"), ({}, "does not name"), (3, "valid"), ({"values": ["value@1"]}, "name each once"),
+        ({"keys": []}, "at least one"), ({"keys": ["key@1", "key@1"]}, "each once"), ({"keys": [["key@1"]]}, "string"),
+    ):  # fmt: skip
+        path.with_suffix(".json").write_text(json.dumps(text | {"scorer": text["scorer"] | {"columns": columns}}))
+        with pytest.raises(CheckpointError, match=complaint):
+            checkpoints.load(path)
     path.with_suffix(".json").write_text(json.dumps(text | {"format": 1}))
     assert checkpoints.load(path)[1].scorer.columns == {"keys": ("key@1",)}
+
+
+def test_columns_that_do_not_come_to_what_the_weights_take_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ppo.safetensors"
+    for file in (checkpoints.find("ppo"), checkpoints.find("ppo").with_suffix(".json")):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    text = json.loads(path.with_suffix(".json").read_text())
+    text["scorer"]["columns"]["features"].pop()
+    path.with_suffix(".json").write_text(json.dumps(text))
+    with pytest.raises(CheckpointError, match="weights for 26 numbers a slot, but .* come to 25 on model 'tiny'"):
+        PPOAgent(str(path)).prepare(load_llm("tiny"))
 
 
 @pytest.mark.parametrize("name", inputs.INPUTS)

@@ -79,10 +79,12 @@ def test_numbers_by_hand(report: Report) -> None:
     assert cell is not None and cell.accuracy and cell.retained
     assert cell.accuracy.value == 5 / 8 and cell.full_accuracy == 6 / 8
     assert cell.retained.value == pytest.approx(5 / 6)
-    assert {name: interval and interval.value for name, interval in cell.measures.items()} == {
+    expected = {
         "loss_spike": 0.25, "attention_spike": 0.125, "loss_ratio": 2.0, "loss_ratio_low": 6.0, "loss_ratio_high": 10.0,
         "missed_attention": 0.25,
     }  # fmt: skip
+    found = {name: interval and interval.value for name, interval in cell.measures.items()}
+    assert expected.items() <= found.items()
     assert (cell.kv_bytes_peak, cell.kv_bytes_mean, cell.tokens_per_second) == (2**20, 2**19, 100)
     assert (cell.n_problems, cell.n_episodes, cell.n_failed) == (8, 8, 0)
     families = {family: interval and interval.value for family, interval in cell.families.items()}

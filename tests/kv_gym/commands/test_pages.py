@@ -16,6 +16,7 @@ from kv_gym.errors import ConfigError, UnknownNameError
 from kv_gym.problems import problem_source, source_entries, source_kind
 from kv_gym.problems.hub import HubSet
 from kv_gym.registry import env_ids
+from kv_gym.rewards import reward_settings
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "docs" / "envs"
@@ -88,9 +89,7 @@ def test_the_spaces_are_those_of_the_environment():
 def test_the_penalties_of_a_step_are_bounded_as_the_page_says():
     reward = section(pages.render_page(ENV), "Reward")
     assert "at most 0.275 in a step" in reward  # 0.02 * 3**2 + 0.1 * (1 - 0.05)
-    assert re.findall(r"^\| `(\w+)` \|", reward, re.M) == [
-        "w_correct", "w_loss", "w_attention", "loss_threshold", "loss_cap", "attention_threshold", "entropy_threshold",
-    ]  # fmt: skip
+    assert re.findall(r"^\| `(\w+)` \|", reward, re.M) == [*reward_settings(), "entropy_threshold"]
     assert "no limit" in section(pages.render_page("KVEvict-GSM8K-v0"), "Reward")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def test_several_sources_are_a_list_in_settings() -> None:
     assert hash(config) == hash(make_config("KVEvict-AIME-v0", problems=("aime", "code"), n_problems=4))
 
 
-@pytest.mark.parametrize("value", [[], "", ["aime", ""], ["aime", 1], 3, None])
+@pytest.mark.parametrize("value", [[], "", ["aime", ""], ["aime", 1], ["aime", "aime"], 3, None])
 def test_a_list_without_names_is_refused(value: object) -> None:
     with pytest.raises(ConfigError, match="problems"):
         make_config("KVEvict-AIME-v0", problems=value)
@@ -118,6 +119,49 @@ def test_what_is_no_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, ("odd", "builtins:dict"))
     with pytest.raises(ConfigError, match=r"'odd' \(builtins:dict\) has no name, families, size, problem\. See"):
         problem_source("odd")
+
+
+ODD = {
+    "raises": "def source(): raise OSError('no network')",
+    "no call": "source = 3",
+    "twice": """
+class source:
+    name, families = 'odd', ('f',)
+    def size(self, split): return 2
+    def problem(self, split, seed, index):
+        from kv_gym.problems import Problem
+        return Problem('odd/0', 'f', str(index), '1')
+""",
+    "empty": """
+class source:
+    name, families = 'odd', ('f',)
+    def size(self, split): return 0
+    def problem(self, split, seed, index): raise IndexError(index)
+""",
+    "no problem": """
+class source:
+    name, families = 'odd', ('f',)
+    def size(self, split): return 1
+    def problem(self, split, seed, index): return {'id': 'odd/0'}
+""",
+}
+COMPLAINTS = {
+    "raises": r"'odd' \(odd_source:source\) cannot be made: OSError: no network\. Mend or uninstall",
+    "no call": "cannot be made: TypeError",
+    "twice": "has two problems 'odd/0'",
+    "empty": "has no problem in its test split",
+    "no problem": "gives dict, not a Problem",
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_source_that_misbehaves_is_named(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "odd_source.py").write_text(ODD[kind])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "odd_source", raising=False)
+    install(monkeypatch, ("odd", "odd_source:source"))
+    with pytest.raises(ConfigError, match=COMPLAINTS[kind]):
+        list_problems(make_config("KVEvict-AIME-v0", problems="odd", split="test", n_problems=2))
 
 
 def test_two_packages_cannot_claim_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
