@@ -71,7 +71,7 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
         llm = load_llm(first.model, first.revision, first.dtype, first.device)
         for agent in bench.agents:
             prepare_agent(agent, llm)
-        episodes = prepare(llm, first, bench.seeds, bench.width, progress)
+        episodes = prepare(llm, first, bench.seeds, bench.width, progress, bench.problem_seeds)
         playable = {config: [e for e in episodes if plays(e.reference, config)] for config in configs.values()}
         left_out = {config.budget: _left_out(episodes, playable[config]) for config in configs.values()}
         identities = [identity_of(agent) for agent in bench.agents]
@@ -109,6 +109,7 @@ def describe_run(
     plan = {
         "env_id": bench.env_id, "split": config.split, "agents": [agent.name for agent in bench.agents],
         "budgets": list(bench.budgets), "modes": list(bench.modes), "problems": bench.problems, "seeds": bench.seeds,
+        "problem_seeds": [config.problem_seed + i for i in range(bench.problem_seeds)],
     }  # fmt: skip
     model = {"name": llm.name, "revision": config.revision, "dtype": config.dtype, "fingerprint": llm.fingerprint}
     return RunRow(

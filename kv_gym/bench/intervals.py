@@ -83,18 +83,18 @@ def _interval(value: float, draws: Floats) -> Interval:
 
 
 def _by_problem(problems: Sequence[Hashable], *columns: Sequence[float]) -> tuple[Floats, NDArray[np.int64]]:
-    """Sort episodes by problem.
+    """Sort episodes by problem, and those of a problem by value: an interval does not depend on the order of rows.
 
     Returns:
         (Values [C, P, K], padded with zeros; episodes of each problem [P]).
     """
-    number: dict[Hashable, int] = {}
-    group = np.array([number.setdefault(problem, len(number)) for problem in problems])
+    number = {problem: i for i, problem in enumerate(sorted(set(problems), key=lambda one: (str(type(one)), one)))}
+    group, values = np.array([number[problem] for problem in problems]), np.array(columns, dtype=np.float64)
     count = np.bincount(group)
-    order = np.argsort(group, kind="stable")
+    order = np.lexsort((*values[::-1], group))
     place = np.arange(len(group)) - np.repeat(np.cumsum(count) - count, count)
     table = np.zeros((len(columns), len(count), int(count.max())))
-    table[:, group[order], place] = np.array(columns, dtype=np.float64)[:, order]
+    table[:, group[order], place] = values[:, order]
     return table, count
 
 

@@ -15,7 +15,7 @@ from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.errors import ConfigError
 from kv_gym.identity import Identity
 from kv_gym.llm.loading import FrozenLLM
-from kv_gym.problems import Problem, list_problems
+from kv_gym.problems import Problem, list_problems, problem_source
 from kv_gym.rewards import REWARD_TERMS
 
 Mode = Literal["generate", "replay"]
@@ -41,6 +41,7 @@ class Bench:
         modes: `generate`, `replay` or both; default is the page's.
         width: Episodes side by side.
         options: Other settings of the environment. Environments play the train split; the benchmark plays test.
+        problem_seeds: Of made problems: the first `problems` of as many seeds, from `problem_seed` of the options on.
     """
 
     env_id: str
@@ -51,13 +52,14 @@ class Bench:
     modes: Sequence[Mode] = ()
     width: int = WIDTH
     options: Mapping[str, Any] = field(default_factory=dict)
+    problem_seeds: int = 1
 
     def __post_init__(self) -> None:
         defaults = env_page(self.env_id).bench
         object.__setattr__(self, "budgets", tuple(dict.fromkeys(self.budgets or defaults.budgets)))
         object.__setattr__(self, "modes", tuple(self.modes or defaults.modes))
         object.__setattr__(self, "problems", defaults.problems if self.problems is None else self.problems)
-        for name in ("problems", "seeds", "width"):
+        for name in ("problems", "seeds", "problem_seeds", "width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} leaves nothing to run. Use 1 or more.")
         if not self.agents:
@@ -103,9 +105,11 @@ def plays(reference: Reference, config: EnvConfig) -> bool:
     return room and is_playable(reference, config)
 
 
-def prepare(llm: FrozenLLM, config: EnvConfig, seeds: int, width: int, progress: Progress) -> list[Episode]:
+def prepare(
+    llm: FrozenLLM, config: EnvConfig, seeds: int, width: int, progress: Progress, problem_seeds: int = 1
+) -> list[Episode]:  # fmt: skip
     """Return an episode for every problem and seed, with the full-cache generation of each."""
-    wanted = [(problem, seed) for problem in list_problems(config) for seed in range(seeds)]
+    wanted = [(problem, seed) for problem in fresh_problems(config, problem_seeds) for seed in range(seeds)]
     store = ReferenceStore(llm, config)
     keys = [store.key(problem, seed) for problem, seed in wanted]
     unique = dict(zip(keys, wanted, strict=True))  # greedy: one reference for all seeds
@@ -123,6 +127,22 @@ def prepare(llm: FrozenLLM, config: EnvConfig, seeds: int, width: int, progress:
         Episode(reference, seed, seconds.get(key))
         for reference, (_, seed), key in zip(references, wanted, keys, strict=True)
     ]
+
+
+def fresh_problems(config: EnvConfig, problem_seeds: int) -> list[Problem]:
+    """The problems of an env, drawn with its own problem seed and the next ones.
+
+    Raises:
+        ConfigError: There is one set, whatever the seed.
+    """
+    if problem_seeds > 1 and problem_source(config.problems).size(config.split) is not None:
+        raise ConfigError(
+            f"problem_seeds={problem_seeds}: problems={config.problems!r} is one set that no seed changes. Leave it "
+            "out."
+        )
+    first = config.problem_seed
+    seeds = range(first, first + problem_seeds)
+    return [p for seed in seeds for p in list_problems(config.model_copy(update={"problem_seed": seed}))]
 
 
 def result_settings(config: EnvConfig) -> dict[str, Any]:

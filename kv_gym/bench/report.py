@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -182,10 +183,10 @@ def _is_ranked(row: EpisodeRow) -> bool:
 def _best(cells: dict[tuple[str, int], list[EpisodeRow]], mode: str) -> dict[int, list[EpisodeRow]]:
     """The rows of the most accurate ranked agent at each budget."""
     best: dict[int, tuple[float, list[EpisodeRow]]] = {}
-    for (_, budget), rows in cells.items():
+    for (_, budget), rows in sorted(cells.items()):  # of equal ones, the first by name
         right = _right(rows, mode)
         if right and _is_ranked(rows[0]):
-            accuracy = sum(right.values()) / len(right)
+            accuracy = math.fsum(right.values()) / len(right)
             if budget not in best or accuracy > best[budget][0]:
                 best[budget] = accuracy, rows
     return {budget: rows for budget, (_, rows) in best.items()}
@@ -208,7 +209,7 @@ def _cell(name: str, rows: list[EpisodeRow], mode: str, best: list[EpisodeRow] |
         n_failed=len(failed),
         failure=failed[0].failed if failed else None,
         accuracy=proportion_interval(right, problems),
-        full_accuracy=sum(full) / len(full) if full else None,
+        full_accuracy=math.fsum(full) / len(full) if full else None,
         retained=_retained(right, full, problems),
         versus_best=_paired(rows, best, mode),
         measures={measure.key: _average(rows, measure) for measure in MEASURES},
@@ -226,7 +227,7 @@ def _retained(right: list[float], full: list[float], problems: list[str]) -> Int
         return ratio_interval(right, full, problems)
     accuracy = proportion_interval(right, problems)
     assert accuracy is not None
-    return Interval(0.0, 0.0, accuracy.high * len(full) / sum(full))
+    return Interval(0.0, 0.0, accuracy.high * len(full) / math.fsum(full))
 
 
 def _paired(rows: list[EpisodeRow], best: list[EpisodeRow] | None, mode: str) -> Interval | None:
@@ -250,18 +251,18 @@ def _average(rows: Iterable[EpisodeRow], measure: Measure) -> Interval | None:
 
 def _plain_mean(rows: Iterable[EpisodeRow], name: str) -> float | None:
     values = [value for row in rows if (value := getattr(row, name)) is not None]
-    return sum(values) / len(values) if values else None
+    return math.fsum(values) / len(values) if values else None
 
 
 def _scoring_share(rows: Sequence[EpisodeRow]) -> float | None:
     timed = [(row.scoring_seconds, row.seconds) for row in rows if row.scoring_seconds is not None and row.seconds]
-    return sum(scoring for scoring, _ in timed) / sum(seconds for _, seconds in timed) if timed else None
+    return math.fsum(scoring for scoring, _ in timed) / math.fsum(seconds for _, seconds in timed) if timed else None
 
 
 def _speed(rows: Iterable[EpisodeRow]) -> float | None:
     timed = [(row.seconds, row.tokens_per_second) for row in rows if row.seconds and row.tokens_per_second is not None]
-    seconds = sum(s for s, _ in timed)
-    return sum(s * speed for s, speed in timed if speed is not None) / seconds if seconds else None
+    seconds = math.fsum(s for s, _ in timed)
+    return math.fsum(s * speed for s, speed in timed if speed is not None) / seconds if seconds else None
 
 
 def _families(rows: Sequence[EpisodeRow]) -> dict[str, Interval | None]:
@@ -290,7 +291,7 @@ def _ordered(cells: list[CellReport]) -> list[CellReport]:
         accuracy.setdefault(cell.agent, []).append(cell.accuracy.value if cell.accuracy else 0.0)
 
     def place(cell: CellReport) -> tuple[bool, bool, float, str, int]:
-        mean = sum(accuracy[cell.agent]) / len(accuracy[cell.agent])
+        mean = math.fsum(accuracy[cell.agent]) / len(accuracy[cell.agent])
         return not cell.ranked, not cell.evicts, -mean, cell.agent, cell.budget
 
     return sorted(cells, key=place)

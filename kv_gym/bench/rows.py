@@ -54,6 +54,8 @@ class RunRow(_Line):
         agents: Identity of each agent (`kv_gym.identity`), by the hash that its rows have.
         plan: `env_id`, `split`, `agents`, `budgets`, `modes`, `problems`, `seeds`.
         left_out: Problems that are too short or too long to be played, by budget.
+        migrated: How its rows came to have the hashes of a newer version (`kv_gym.bench.migrate`); None where they were
+            made with them.
     """
 
     kind: Literal["run"] = "run"
@@ -71,6 +73,7 @@ class RunRow(_Line):
     plan: dict[str, Any]
     agents: dict[str, dict[str, Any]] = {}
     left_out: dict[int, list[str]]
+    migrated: dict[str, Any] | None = None
 
     def signed(self) -> RunRow:
         """Return the row with its id."""

@@ -57,6 +57,13 @@ def bench(
     problems: Annotated[int | None, typer.Option(help="First problems of the set. Default: the env's page.")] = None,
     split: Annotated[SplitChoice, typer.Option(help="Split of the problems.")] = SplitChoice.test,
     seeds: Annotated[int, typer.Option(help="Episodes per problem, with seeds 0, 1, ...")] = 1,
+    problem_seeds: Annotated[
+        int,
+        typer.Option(
+            help="Made problems only: the first --problems of so many problem seeds, 0, 1, ... A number that rests on "
+            "several is not that of one lucky set."
+        ),
+    ] = 1,
     mode: Annotated[
         ModeChoice | None,
         typer.Option(
@@ -96,7 +103,7 @@ def bench(
     options = parse_settings(settings or [])
     options["split"] = split.value
     folder = out or Path("runs") / "bench" / env_id
-    plan = _plan(env_id, agent or [], budget or [], problems, seeds, mode, width, options)
+    plan = _plan(env_id, agent or [], budget or [], problems, seeds, problem_seeds, mode, width, options)
     result = _run(plan, folder / ROWS_FILE)
     if not result.rows:
         raise ConfigError(
@@ -142,8 +149,8 @@ def report(
 
 
 def _plan(
-    env_id: str, names: list[str], budgets: list[int], problems: int | None, seeds: int, mode: ModeChoice | None,
-    width: int, options: dict[str, Any],
+    env_id: str, names: list[str], budgets: list[int], problems: int | None, seeds: int, problem_seeds: int,
+    mode: ModeChoice | None, width: int, options: dict[str, Any],
 ) -> Bench:  # fmt: skip
     from kv_gym.config import env_page, make_config
 
@@ -157,7 +164,7 @@ def _plan(
     if names == [ALL_AGENTS]:
         names = list(agent_entries())
     loaded = [build_agent(text) for text in names or page.bench.agents]
-    return Bench(env_id, loaded, budgets, problems, seeds, modes, width, options)
+    return Bench(env_id, loaded, budgets, problems, seeds, modes, width, options, problem_seeds)
 
 
 def _run(plan: Bench, path: Path) -> BenchResult:

@@ -474,3 +474,24 @@ def test_progress_counts_what_is_left(small: Bench, tmp_path: Path) -> None:
     run_bench(small, path, notes)
     assert notes.totals["episodes"] == notes.done["episodes"] == 2
     assert notes.texts == ["random, budget 24, generate", "random, budget 24, replay"]
+
+
+def test_problem_seeds_add_problems_of_other_seeds(small: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    options = {**small.options, "evict_every": 8}
+    bench = replace(small, problems=2, modes=["replay"], options=options)
+    once = run_bench(bench, path)
+    fresh = run_bench(replace(bench, problem_seeds=3), path)
+    assert [row.problem for row in once.rows] == ["aime/test/0/0", "aime/test/0/1"]
+    expected = [f"aime/test/{seed}/{i}" for seed in range(3) for i in range(2)]
+    assert sorted(row.problem for row in fresh.rows) == expected and fresh.n_new == 4
+    assert next(reversed(fresh.runs)).plan["problem_seeds"] == [0, 1, 2]
+    shifted = run_bench(replace(bench, problem_seeds=2, options=options | {"problem_seed": 1}), path)
+    assert shifted.n_new == 0 and len(shifted.rows) == 4
+
+
+def test_problem_seeds_of_a_fixed_set_are_refused(small: Bench, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
+    options = {**small.options, "problems": str(tmp_path / "mine.jsonl")}
+    with pytest.raises(ConfigError, match="problem_seeds=2: .* is one set that no seed changes"):
+        run_bench(replace(small, problem_seeds=2, options=options), tmp_path / "rows.jsonl")
