@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from kv_gym.agents import prepare_agent
 from kv_gym.bench import provenance
+from kv_gym.bench.guard import prepare_watched
 from kv_gym.bench.plan import Bench, Cell, Episode, plays, prepare, result_settings
 from kv_gym.bench.play import AgentFailure, Time, play
 from kv_gym.bench.progress import Progress, Silent
@@ -70,7 +70,7 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
     with RowFile(path) as file:
         llm = load_llm(first.model, first.revision, first.dtype, first.device)
         for agent in bench.agents:
-            prepare_agent(agent, llm)
+            prepare_watched(llm, agent)
         episodes = prepare(llm, first, bench.seeds, bench.width, progress, bench.problem_seeds)
         playable = {config: [e for e in episodes if plays(e.reference, config)] for config in configs.values()}
         left_out = {config.budget: _left_out(episodes, playable[config]) for config in configs.values()}
@@ -170,7 +170,9 @@ class _Runner:
             return
         left = {id(episode): episode for episode in episodes}
         try:
-            for episode, record, spent in play(self.llm, cell.config, cell.agent, episodes, self.bench.width):
+            for episode, record, spent in play(
+                self.llm, cell.config, cell.agent, episodes, self.bench.width, seconds=self.bench.agent_seconds
+            ):  # fmt: skip
                 del left[id(episode)]
                 self._write(self._played_row(cell, episode, record, spent))
         except AgentFailure as failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class Bench:
         modes: `generate`, `replay` or both; default is the page's.
         width: Episodes side by side.
         options: Other settings of the environment. Environments play the train split; the benchmark plays test.
+        agent_seconds: Longest time of a decision of an agent; None is without limit.
         problem_seeds: Of made problems: the first `problems` of as many seeds, from `problem_seed` of the options on.
     """
 
@@ -53,6 +55,7 @@ class Bench:
     width: int = WIDTH
     options: Mapping[str, Any] = field(default_factory=dict)
     problem_seeds: int = 1
+    agent_seconds: float | None = None
 
     def __post_init__(self) -> None:
         defaults = env_page(self.env_id).bench
@@ -62,6 +65,8 @@ class Bench:
         for name in ("problems", "seeds", "problem_seeds", "width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} leaves nothing to run. Use 1 or more.")
+        if self.agent_seconds is not None and not 0 < self.agent_seconds < math.inf:
+            raise ConfigError(f"agent_seconds={self.agent_seconds} is no time. Use seconds above 0.")
         if not self.agents:
             raise ConfigError("there is no agent to run. Name at least one.")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from kv_gym.agents import AgentLike
+from kv_gym.bench.guard import Guard
 from kv_gym.bench.plan import Episode
 from kv_gym.config import EnvConfig
 from kv_gym.engine.episodes import EpisodeBatch, StepResult
@@ -44,9 +45,18 @@ class AgentFailure(Exception):
 
 def play(
     llm: FrozenLLM, config: EnvConfig, agent: AgentLike, episodes: Sequence[Episode], width: int,
-    evictions: bool = False,
+    evictions: bool = False, seconds: float | None = None,
 ) -> Iterator[tuple[Episode, EpisodeRecord, Time]]:  # fmt: skip
-    """Play episodes side by side; a row that ends is filled with the next one. Records hold `evictions` if asked for.
+    """Play episodes side by side; a row that ends is filled with the next one.
+
+    Args:
+        llm: The frozen LLM.
+        config: Settings of the env.
+        agent: Who chooses.
+        episodes: What is played.
+        width: Most episodes side by side.
+        evictions: Records hold which slots went.
+        seconds: Longest time of a decision; None is without limit.
 
     Yields:
         (Episode, its record, its share of the time), as they end.
@@ -59,6 +69,7 @@ def play(
         llm, config, min(width, len(episodes)), statistics=agent.needs_statistics, hindsight=agent.uses_hindsight,
         evictions=evictions,
     )  # fmt: skip
+    guard = Guard(batch, seconds)
     spent = [Time() for _ in range(batch.n)]
     free = list(range(batch.n))
     while running or waiting:
@@ -67,7 +78,7 @@ def play(
         if started:
             batch.reset(list(started), [e.reference for e in started.values()], [e.seed for e in started.values()])
             running |= started
-        scoring = decide(batch, agent)[0]
+        scoring = decide(batch, agent, guard)[0]
         free = [row for row in running if not batch.active[row]]
         share = (time.perf_counter() - clock) / len(running)
         for row in running:
@@ -78,24 +89,42 @@ def play(
             spent[row] = Time()
 
 
-def decide(batch: EpisodeBatch, agent: AgentLike) -> tuple[float, StepResult]:
+def check_kind(scores: object) -> None:
+    """Refuse what no scores can be.
+
+    Raises:
+        ScoreError: It is no tensor, or carries gradients.
+    """
+    if not isinstance(scores, torch.Tensor):
+        raise ScoreError(f"keep scores are {type(scores).__name__}, not a tensor of shape [N, L, H_kv, S].")
+    if scores.requires_grad:
+        raise ScoreError("keep scores carry gradients. Return scores.detach().")
+
+
+def decide(batch: EpisodeBatch, agent: AgentLike, guard: Guard) -> tuple[float, StepResult]:
     """Let the agent choose and the LLM write; errors of the agent become `AgentFailure`.
+
+    Args:
+        batch: The episodes.
+        agent: Who chooses.
+        guard: Watches that it only looks.
 
     Returns:
         (Seconds that the agent took, what the step did).
     """
-    clock = time.perf_counter()
+    scoring = [0.0]
     try:
-        with torch.no_grad():
-            scores = agent.score(batch.slots())
-        if not isinstance(scores, torch.Tensor):
-            raise ScoreError(f"keep scores are {type(scores).__name__}, not a tensor of shape [N, L, H_kv, S].")
-    except Exception as error:
+        view = batch.slots()
+        with torch.no_grad(), guard.watch():
+            clock = time.perf_counter()
+            scores = agent.score(view)
+            if isinstance(scores, torch.Tensor) and scores.is_cuda:
+                torch.cuda.synchronize(scores.device)  # else the clock stops before the work is done
+            scoring = [time.perf_counter() - clock]
+        check_kind(scores)
+    except (Exception, SystemExit) as error:  # sys.exit() is a failure of the agent, not an end of the benchmark
         raise AgentFailure from error
-    if scores.is_cuda:
-        torch.cuda.synchronize(scores.device)  # else the clock stops before the work is done
-    scoring = time.perf_counter() - clock
     try:
-        return scoring, batch.step(scores)
+        return scoring[0], batch.step(scores)
     except ScoreError as error:
         raise AgentFailure from error

@@ -71,6 +71,9 @@ def bench(
         ),
     ] = None,
     width: Annotated[int, typer.Option(help="Episodes side by side.")] = 32,
+    agent_seconds: Annotated[
+        float | None, typer.Option(help="An agent whose decision takes longer fails. Default: no limit.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of rows, report and plot. Default: runs/bench/ENV_ID.")
     ] = None,
@@ -103,7 +106,7 @@ def bench(
     options = parse_settings(settings or [])
     options["split"] = split.value
     folder = out or Path("runs") / "bench" / env_id
-    plan = _plan(env_id, agent or [], budget or [], problems, seeds, problem_seeds, mode, width, options)
+    plan = _plan(env_id, agent or [], budget or [], problems, seeds, problem_seeds, mode, width, options, agent_seconds)
     result = _run(plan, folder / ROWS_FILE)
     if not result.rows:
         raise ConfigError(
@@ -150,7 +153,7 @@ def report(
 
 def _plan(
     env_id: str, names: list[str], budgets: list[int], problems: int | None, seeds: int, problem_seeds: int,
-    mode: ModeChoice | None, width: int, options: dict[str, Any],
+    mode: ModeChoice | None, width: int, options: dict[str, Any], agent_seconds: float | None,
 ) -> Bench:  # fmt: skip
     from kv_gym.config import env_page, make_config
 
@@ -164,7 +167,7 @@ def _plan(
     if names == [ALL_AGENTS]:
         names = list(agent_entries())
     loaded = [build_agent(text) for text in names or page.bench.agents]
-    return Bench(env_id, loaded, budgets, problems, seeds, modes, width, options, problem_seeds)
+    return Bench(env_id, loaded, budgets, problems, seeds, modes, width, options, problem_seeds, agent_seconds)
 
 
 def _run(plan: Bench, path: Path) -> BenchResult:

@@ -50,7 +50,7 @@ def record(
 
     options = parse_settings(settings or []) | {"split": split, "mode": mode, "shadow": True}
     config = make_config(env_id, **options if budget is None else options | {"budget": budget})
-    from kv_gym.agents import prepare_agent
+    from kv_gym.bench.guard import prepare_watched
     from kv_gym.envs.core import ProblemSet
     from kv_gym.llm.loading import load_llm
     from kv_gym.show.recorder import record_episode
@@ -59,7 +59,7 @@ def record(
     agents = {text: build_agent(text) for text in agent}
     llm = load_llm(config.model, config.revision, config.dtype, config.device)
     for played in agents.values():
-        prepare_agent(played, llm)
+        prepare_watched(llm, played)
     reference = ProblemSet(llm, config).chosen(problem, seed)
     for text, played in agents.items():
         episode = record_episode(llm, config, played, reference, env_id, seed)

@@ -97,14 +97,14 @@ class Episode:
     """
 
     def __init__(self, env_id: str, config: EnvConfig, agent: AgentLike, problem: int | None, seed: int) -> None:
-        from kv_gym.agents import prepare_agent
+        from kv_gym.bench.guard import prepare_watched
         from kv_gym.engine.episodes import EpisodeBatch
         from kv_gym.envs.core import ProblemSet
         from kv_gym.llm.loading import load_llm
         from kv_gym.show.frames import FrameMaker
 
         self.llm = load_llm(config.model, config.revision, config.dtype, config.device)
-        prepare_agent(agent, self.llm)
+        prepare_watched(self.llm, agent)
         problems = ProblemSet(self.llm, config)
         self.reference = problems.playable(0, seed) if problem is None else problems.chosen(problem, seed)
         self.agent = agent

@@ -144,6 +144,13 @@ class EpisodeBatch:
         in_prompt = positions < self.texts.n_prompt[:, None, None, None]
         return protected_slots(positions, in_prompt, self.config.recent, self.config.n_sink, self.config.protect_prompt)
 
+    def shown(self) -> dict[str, Tensor]:
+        """Tensors that an agent sees, or can reach through what it sees, by name: it may change none of them."""
+        texts, labels = self.texts, {} if self.labels is None else {"golden labels": self.labels.blocks}
+        tables = {f"the texts' {name}": value for name, value in vars(texts).items() if isinstance(value, Tensor)}
+        own = {"decision": self.decision, "seeds": self.seeds, "active": self.active}
+        return {f"slots' {name}": value for name, value in self.cache.shown().items()} | tables | labels | own
+
     def slots(self) -> SlotView:
         """Return what an agent sees now."""
         texts = self.texts

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.stats import binomtest, fisher_exact
 
-from kv_gym.agents import AgentLike, load_agent, prepare_agent
+from kv_gym.agents import AgentLike, load_agent
+from kv_gym.bench.guard import prepare_watched
 from kv_gym.bench.plan import Episode, plays
 from kv_gym.bench.progress import Progress
 from kv_gym.leaderboard.finding import Finding
@@ -30,7 +31,7 @@ def rerun_findings(
     """
     agent = build(found)
     for cell in cells:
-        prepare_agent(agent, cell.llm)
+        prepare_watched(cell.llm, agent)
     rng = np.random.default_rng(seed)
     rows = {row.key: row for row in found.episodes}
     again: list[tuple[SubmittedEpisode, SubmittedEpisode]] = []

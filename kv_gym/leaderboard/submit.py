@@ -21,8 +21,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from kv_gym.agents import AgentLike, load_agent, prepare_agent
+from kv_gym.agents import AgentLike, load_agent
 from kv_gym.bench import provenance
+from kv_gym.bench.guard import prepare_watched
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import sha256_of
 from kv_gym.errors import ConfigError, first_complaint
@@ -99,7 +100,7 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
         raise ConfigError(f"{target} exists. Remove it, or choose another --slug.")
     cells = board_cells(protocol, progress)
     for llm in {id(cell.llm): cell.llm for cell in cells}.values():
-        prepare_agent(agent, llm)
+        prepare_watched(llm, agent)
     source, references = identity_of(agent), reference_digest(cells)
     mark = sha256_of([protocol.sha256, source.where, source.sha256, references])
     with Partial(out / f".{heading.slug}.partial.jsonl", mark) as partial:

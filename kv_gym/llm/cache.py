@@ -237,6 +237,13 @@ class SlotCache(Cache):
         memories = [self.memories[name] for name in sorted(self.memories)]
         return [self.keys, self.values, self.positions, self.queries, *statistics, *carried, *memories]
 
+    def shown(self) -> dict[str, Tensor]:
+        """What an agent sees of the cache, by name; its own state, which it may change, is not among it."""
+        found = {name: getattr(self, name) for name in ("keys", "values", "positions", "queries", "query_positions")}
+        if self._settled is not None:
+            found["attention"] = self._settled
+        return found if self.statistics is None else found | vars(self.statistics)
+
     def layer(self, index: int) -> SlotCache:
         """Return one layer as a cache of its own, L = 1. It shares all memory and is only for reading."""
         one, here = copy.copy(self), slice(index, index + 1)

@@ -245,6 +245,11 @@ def _load(name: str, revision: str | None, dtype: str, device: str) -> FrozenLLM
     return FrozenLLM(model, tokenizer, name)
 
 
+def forget_llm() -> None:
+    """Load models anew from now on: one that was loaded has been changed."""
+    _load.cache_clear()
+
+
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Swallow the progress bar that transformers draws for GGUF files; it has no switch."""

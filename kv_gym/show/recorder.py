@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kv_gym.agents import AgentLike
 from kv_gym.bench import provenance
+from kv_gym.bench.guard import Guard
 from kv_gym.bench.plan import result_settings
 from kv_gym.bench.play import AgentFailure, decide
 from kv_gym.config import EnvConfig
@@ -65,12 +66,12 @@ def record_episode(
 
 def _play(batch: EpisodeBatch, agent: AgentLike) -> list[RecordedStep]:
     """Play the only row of a batch to its end."""
-    steps: list[RecordedStep] = []
+    steps, guard = list[RecordedStep](), Guard(batch)
     while batch.active[0]:
         before, length = batch.cache.positions[:, 0].clone(), int(batch.texts.length)
         sums = _step_sums(batch)
         try:
-            result = decide(batch, agent)[1]
+            result = decide(batch, agent, guard)[1]
         except AgentFailure as failure:
             raise RecordingError(
                 f"agent {agent.name!r} failed at decision {len(steps)}: {failure.reason}. Nothing was recorded; mend "
