@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     {"errors"},
-    {"registry"},
+    {"registry", "files"},
     {"rewards"},
     {"config"},
     {"problems"},

@@ -8,26 +8,33 @@ opened again.
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
 import json
-import os
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from kv_gym.engine.measures import result_columns
 from kv_gym.errors import ConfigError, KVGymError, first_complaint
+from kv_gym.files import LineFile
 
 RowKey = tuple[str | int, ...]
+SCHEMA = 1
+LATER_FIELDS = ("agents", "migrated")  # of run lines: ids of lines without them are what they were
 
 
 class RowFileError(KVGymError):
-    """A file of rows is damaged, in use, or of another version."""
+    """A file of rows is damaged, or of another version."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Line(BaseModel):
@@ -77,7 +84,17 @@ class RunRow(_Line):
 
     def signed(self) -> RunRow:
         """Return the row with its id."""
-        return self.model_copy(update={"run_id": sha256_of(self.model_dump(mode="json", exclude={"run_id"}))[:16]})
+        return self.model_copy(update={"run_id": self._hash()})
+
+    def _hash(self) -> str:
+        absent = {name for name in LATER_FIELDS if not getattr(self, name)}
+        return sha256_of(self.model_dump(mode="json", exclude={"run_id", *absent}))[:16]
+
+    @model_validator(mode="after")
+    def _is_what_was_signed(self) -> RunRow:
+        if self.run_id and self.run_id != self._hash():
+            raise ValueError(f"its contents do not match its run_id {self.run_id[:16]!r}")
+        return self
 
 
 class EpisodeRow(_Line):
@@ -119,22 +136,22 @@ class EpisodeRow(_Line):
     agent_sha256: str
     uses_hindsight: bool
     evicts: bool
-    budget: int
-    evict_every: int
+    budget: int = Field(ge=1)
+    evict_every: int = Field(ge=1)
     problem: str
     family: str
-    seed: int
+    seed: int = Field(ge=0)
     failed: str | None = None
-    correct: float | None = None
-    correct_full: float
+    correct: Share | None = None
+    correct_full: Share
     stop: str | None = None
-    n_tokens: int | None = None
-    n_steps: int | None = None
-    kv_bytes_peak: int | None = None
-    kv_bytes_mean: float | None = None
-    seconds: float | None = None
-    scoring_seconds: float | None = None
-    tokens_per_second: float | None = None
+    n_tokens: Count | None = None
+    n_steps: Count | None = None
+    kv_bytes_peak: Count | None = None
+    kv_bytes_mean: Amount | None = None
+    seconds: Amount | None = None
+    scoring_seconds: Amount | None = None
+    tokens_per_second: Amount | None = None
     tokens_sha256: str | None = None
     actions_sha256: str | None = None
     reference_hash: str
@@ -204,27 +221,43 @@ def sha256_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def parse_rows(data: bytes, name: str) -> tuple[Rows, int]:
-    """Read lines.
-
-    Returns:
-        (What they hold, length of `data` without a torn last line).
+def parse_rows(lines: Sequence[bytes], name: str) -> Rows:
+    """Read whole lines.
 
     Raises:
-        RowFileError: A line that is not the torn last one cannot be read.
+        RowFileError: One cannot be read.
     """
-    whole = data.rfind(b"\n") + 1
     rows = Rows({}, {})
-    for number, line in enumerate(data[:whole].splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
             rows.add(_LINE.validate_json(line))
         except ValueError as error:
-            reason = first_complaint(error) if isinstance(error, ValidationError) else str(error)
-            raise RowFileError(
-                f"{name}, line {number} is not a row of this version: {reason}. Delete that line (its episode is "
-                "played again), or write to another folder with --out."
-            ) from error
-    return rows, whole
+            raise RowFileError(_complaint(name, number, line, error)) from error
+    return rows
+
+
+def _complaint(name: str, number: int, line: bytes, error: ValueError) -> str:
+    """What is wrong with a line, and what to do."""
+    version = _version(line)
+    if version is not None and version > SCHEMA:
+        return (
+            f"{name}, line {number} was written by a newer kv-gym (schema {version}; this one reads up to {SCHEMA}). "
+            "Update kv-gym, or write to another folder with --out."
+        )
+    reason = first_complaint(error) if isinstance(error, ValidationError) else str(error)
+    return (
+        f"{name}, line {number} is not a row of this version: {reason}. Delete that line (its episode is played "
+        "again), or write to another folder with --out."
+    )
+
+
+def _version(line: bytes) -> int | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    return version if isinstance(version, int) else None
 
 
 def read_rows(path: Path) -> Rows:
@@ -236,7 +269,12 @@ def read_rows(path: Path) -> Rows:
     if not path.is_file():
         raise RowFileError(f"{path} does not exist. `kv-gym bench` writes rows to runs/bench/<env id>/rows.jsonl.")
     data = path.read_bytes()
-    return parse_rows(gzip.decompress(data) if path.suffix == ".gz" else data, str(path))[0]
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise RowFileError(f"{path} is no gzip file, or damaged: {error}. Copy it again.") from error
+    return parse_rows(data[: data.rfind(b"\n") + 1].splitlines(), str(path))
 
 
 class RowFile:
@@ -249,39 +287,31 @@ class RowFile:
         rows: What the file holds.
 
     Raises:
-        RowFileError: Another process has it open, or a line cannot be read.
+        RowFileError: A line cannot be read.
+        InUseError: Another process has it open.
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = LineFile(path, "the rows", "use another --out")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.rows, whole = parse_rows(path.read_bytes(), str(path))
-            os.ftruncate(self._file, whole)
-        except BlockingIOError as error:
-            os.close(self._file)
-            raise RowFileError(f"another process is writing {path}. Wait for it, or use another --out.") from error
+            self.rows = parse_rows(self._file.lines, str(path))
         except BaseException:
-            os.close(self._file)
+            self._file.close()
             raise
 
     def add(self, line: RunRow | EpisodeRow) -> None:
         """Append one line. When this returns, a kill of the process cannot lose it."""
-        data = (json.dumps(line.model_dump(mode="python"), allow_nan=False) + "\n").encode()
+        data = json.dumps(line.model_dump(mode="python"), allow_nan=False).encode()
         self.rows.add(line)
-        while data:
-            data = data[os.write(self._file, data) :]
+        self._file.add(data)
 
     def close(self) -> None:
         """Let go of the file."""
-        os.close(self._file)
+        self._file.close()
 
     def __enter__(self) -> RowFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -11,7 +11,7 @@ import platform
 import re
 import shutil
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from kv_gym.bench.guard import prepare_watched
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import sha256_of
 from kv_gym.errors import ConfigError, first_complaint
+from kv_gym.files import LineFile
 from kv_gym.identity import identity_of
 from kv_gym.leaderboard.actions import pack_actions
 from kv_gym.leaderboard.play import BoardCell, board_cells, play_cell, reference_digest
@@ -134,48 +135,59 @@ def _play_all(cells: list[BoardCell], agent: AgentLike, width: int, partial: Par
                 progress.advance(1)
 
 
-@dataclass
 class Partial:
     """Episodes of an unfinished submission, a line each; what a kill leaves is read again.
 
+    Args:
+        path: The file; the first line holds the mark.
+        mark: Of agent, protocol and models.
+
     Attributes:
-        path: The file.
-        mark: Of agent, protocol and models; a file with another one is refused.
         rows, evicted: What it holds, by key.
+
+    Raises:
+        ConfigError: It is of another agent, protocol or model, or a line is damaged.
+        InUseError: Another process makes a submission of this name.
     """
 
-    path: Path
-    mark: str
-    rows: dict[str, SubmittedEpisode] = field(default_factory=dict)
-    evicted: dict[str, Tensor] = field(default_factory=dict)
+    def __init__(self, path: Path, mark: str) -> None:
+        self.path = path
+        self.rows: dict[str, SubmittedEpisode] = {}
+        self.evicted: dict[str, Tensor] = {}
+        self._file = LineFile(path, "the unfinished submission", "choose another --slug")
+        try:
+            self._read(mark)
+        except BaseException:
+            self._file.close()
+            raise
 
-    def __enter__(self) -> Partial:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []  # a torn last line is dropped
-        if lines and json.loads(lines[0]) != {"mark": self.mark}:
+    def _read(self, mark: str) -> None:
+        first = json.dumps({"mark": mark}).encode()
+        if not self._file.lines:
+            self._file.add(first)
+        elif self._file.lines[0] != first:
             raise ConfigError(
                 f"{self.path} is of another agent, protocol or model. Delete it, or choose another --slug."
             )
-        self._file = open(self.path, "wb")
-        self._write(json.dumps({"mark": self.mark}))
-        for line in lines[1:]:
-            found = json.loads(line)
-            self.add(SubmittedEpisode.model_validate(found["row"]), _decode(found["evicted"]))
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
+        for number, line in enumerate(self._file.lines[1:], 2):
+            try:
+                found = json.loads(line)
+                self._keep(SubmittedEpisode.model_validate(found["row"]), _decode(found["evicted"]))
+            except (ValueError, KeyError, TypeError, IndexError, zlib.error) as error:  # ValidationError is one
+                raise ConfigError(
+                    f"{self.path}, line {number} is damaged. Delete that line: its episode is played again. The other "
+                    f"{len(self._file.lines) - 2} episodes stay."
+                ) from error
 
     def add(self, row: SubmittedEpisode, evicted: Tensor | None) -> None:
-        """Append one episode."""
-        self._write(json.dumps({"row": row.model_dump(mode="json"), "evicted": _encode(evicted)}))
+        """Append one episode. When this returns, a kill of the process cannot lose it."""
+        self._file.add(json.dumps({"row": row.model_dump(mode="json"), "evicted": _encode(evicted)}).encode())
+        self._keep(row, evicted)
+
+    def _keep(self, row: SubmittedEpisode, evicted: Tensor | None) -> None:
         self.rows[row.key] = row
         if evicted is not None and len(evicted):
             self.evicted[row.key] = evicted
-
-    def _write(self, line: str) -> None:
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
 
     def in_order(self, cells: list[BoardCell]) -> list[SubmittedEpisode]:
         """All episodes in the order of the plan."""
@@ -183,7 +195,13 @@ class Partial:
 
     def remove(self) -> None:
         """Delete the file: the submission is written."""
-        self.path.unlink()
+        self._file.remove()
+
+    def __enter__(self) -> Partial:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
 
 
 def _encode(evicted: Tensor | None) -> list[Any] | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from kv_agents.learned.checkpoints import CheckpointInfo
 from kv_agents.learned.scorer import Scorer
+from kv_agents.training.work import Work
 from kv_gym.bench import provenance
 from kv_gym.bench.progress import Progress, Silent
 from kv_gym.config import EnvConfig, make_config
@@ -23,8 +22,6 @@ from kv_gym.errors import ConfigError, unknown_name
 from kv_gym.llm.loading import FrozenLLM, load_llm
 from kv_gym.problems import list_problems
 from kv_gym.rewards import REWARD_TERMS, needs_shadow
-
-STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
 
 
 class Course:
@@ -63,6 +60,13 @@ class Course:
         """Settings at one budget, without a shadow, and with `settings` on top."""
         known = {**self.options, "budget": budget, "mode": mode, "shadow": False}
         return make_config(self.env_id, **known | settings)
+
+    def work(self, folder: Path, recipe: Any) -> Work:
+        """Open the folder of a training in these problems; one of another recipe, environment or model is refused."""
+        return Work(folder, {
+            "recipe": type(recipe).__name__, **asdict(recipe), "env": self.env_id, "env settings": self.options,
+            "model": self.llm.fingerprint,
+        })  # fmt: skip
 
     def describe(self, scorer: Scorer, recipe: Any, curve: list[dict[str, Any]], **facts: Any) -> CheckpointInfo:
         """What a checkpoint says of its training: where, how and on which model; `facts` are the method's own."""
@@ -137,49 +141,3 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of everything an optimizer steps."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-class Log:
-    """Numbers of a training, one JSON object a line."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOG_FILE
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Append a line."""
-        with open(self.path, "a") as file:
-            file.write(json.dumps(row) + "\n")
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Everything so far."""
-        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
-
-    def keep_until(self, step: int) -> None:
-        """Forget what came after `step`: a resumed run makes it again."""
-        rows = [row for row in self.rows() if row["step"] <= step]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def save_state(folder: Path, recipe: Any, state: dict[str, Any]) -> None:
-    """Write the state of a training and rename it into place."""
-    torch.save({"recipe": asdict(recipe), **state}, folder / "state.tmp")
-    os.replace(folder / "state.tmp", folder / STATE_FILE)
-
-
-def load_state(folder: Path, recipe: Any) -> dict[str, Any] | None:
-    """Read the state of an interrupted training; None when there is none.
-
-    Raises:
-        ConfigError: It belongs to another recipe.
-    """
-    path = folder / STATE_FILE
-    if not path.exists():
-        return None
-    state = torch.load(path, weights_only=True)
-    if state["recipe"] != asdict(recipe):
-        different = [k for k, v in asdict(recipe).items() if state["recipe"].get(k) != v]
-        raise ConfigError(
-            f"{path} was made with other settings ({', '.join(different)}). Delete it, or use another --work."
-        )
-    return state

@@ -26,7 +26,7 @@ from kv_agents.learned import checkpoints
 from kv_agents.learned.inputs import all_of, missing_columns, read_inputs
 from kv_agents.learned.policy import order_log_prob
 from kv_agents.learned.scorer import Scorer, ScorerConfig
-from kv_agents.training.course import Course, Log, load_state, save_state, set_rate
+from kv_agents.training.course import Course, set_rate
 from kv_gym.bench.progress import steps
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.engine.eviction import slots_to_keep
@@ -213,14 +213,15 @@ class Distiller:
     """
 
     def __init__(self, course: Course, recipe: DistillRecipe, work: Path) -> None:
-        self.course, self.recipe, self.work = course, recipe, work
+        self.course, self.recipe = course, recipe
+        self.work = course.work(work, recipe)
         self.columns = all_of(recipe.inputs)
-        self.log = Log(work)
         torch.manual_seed(recipe.seed)
         self.scorer: Scorer | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.lessons: deque[Lesson] = deque(maxlen=BUFFER)
         self.losses: deque[float] = deque(maxlen=200)
+        self.seconds = 0.0
         self.best: tuple[float, dict[str, Tensor]] = (np.inf, {})
         self.round = 0
 
@@ -235,15 +236,15 @@ class Distiller:
 
     def resume(self) -> None:
         """Go on from the saved state, if there is one."""
-        state = load_state(self.work, self.recipe)
+        state = self.work.load()
         if state is None:
             return
         self.columns = state["columns"]
         missing = missing_columns(self.columns)
         if missing:
             raise ConfigError(
-                f"the training in {self.work} reads columns that are not computed any more: {', '.join(missing)}. "
-                "Begin again with another --work."
+                f"the training in {self.work.folder} reads what is not computed any more: {', '.join(missing)}. Begin "
+                "again with another --work."
             )
         shape = self.course.llm.shape
         scorer = self._build(
@@ -253,26 +254,29 @@ class Distiller:
         assert self.optimizer is not None
         self.optimizer.load_state_dict(state["optimizer"])
         self.round, self.best = state["round"], (state["best_loss"], state["best"])
-        self.log.keep_until(self.round)
+        self.losses.extend(state["losses"])
+        self.lessons.extend(Lesson(**lesson) for lesson in state["lessons"])
+        self.seconds = state["seconds"]
 
     def save(self) -> None:
         """Write the state."""
         assert self.scorer is not None and self.optimizer is not None
-        save_state(self.work, self.recipe, {
+        self.work.save({
             "round": self.round, "scorer": self.scorer.state_dict(), "optimizer": self.optimizer.state_dict(),
             "n_inputs": self.scorer.config.n_inputs, "columns": self.columns, "best_loss": self.best[0],
-            "best": self.best[1],
+            "best": self.best[1], "losses": list(self.losses), "lessons": [vars(lesson) for lesson in self.lessons],
+            "seconds": self.seconds,
         })  # fmt: skip
 
     def run(self) -> None:
         """Train to the last round."""
-        started = time.time()
+        started = time.time() - self.seconds
         for number in steps(self.course.progress, "rounds", self.round, self.recipe.rounds):
             self._teach(number)
-            self.round = number + 1
+            self.round, self.seconds = number + 1, time.time() - started
             if self.round % VALIDATE_EVERY == 0 or self.round == self.recipe.rounds:
                 row = {"step": self.round, "loss": round(float(np.mean(self.losses)), 5), **self.validate()}
-                self.log.add(row | {"seconds": round(time.time() - started)})
+                self.work.log.append(row | {"seconds": round(self.seconds)})
                 self.course.progress.describe(f"validation loss {row['validation_loss']:.3f}")
             if self.round % SAVE_EVERY == 0 or self.round == self.recipe.rounds:
                 self.save()
@@ -357,12 +361,13 @@ class Distiller:
         info = self.course.describe(
             self.scorer,
             recipe,
-            self.log.rows(),
+            self.work.log,
             method="kvp" if recipe.loss == "order" else "distill",
             families=recipe.families,
             evict_every=self.course.config(recipe.budgets[0], "replay").evict_every,
         )
         checkpoints.save(self.scorer, info, path)
+        self.work.close()
 
 
 def golden(view: SlotView) -> Tensor:

@@ -24,16 +24,7 @@ from kv_agents.learned import checkpoints
 from kv_agents.learned.inputs import read_inputs
 from kv_agents.learned.policy import order_log_prob, sample, scores_of
 from kv_agents.learned.scorer import Scorer
-from kv_agents.training.course import (
-    Course,
-    Log,
-    load_state,
-    loss_alone,
-    mean_return,
-    reward_options,
-    save_state,
-    set_rate,
-)
+from kv_agents.training.course import Course, loss_alone, mean_return, reward_options, set_rate
 from kv_gym.bench.progress import steps
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.errors import ConfigError
@@ -164,8 +155,8 @@ class Tuner:
     """
 
     def __init__(self, course: Course, recipe: GRPORecipe, work: Path) -> None:
-        self.course, self.recipe, self.work = course, recipe, work
-        self.log, self.reward = Log(work), reward_options(recipe.weights, recipe.mode)
+        self.course, self.recipe = course, recipe
+        self.work, self.reward = course.work(work, recipe), reward_options(recipe.weights, recipe.mode)
         path = checkpoints.find(recipe.start)
         self.start, self.start_info = checkpoints.load(path)
         self.start_info.check_model(course.llm, path.stem)
@@ -176,39 +167,41 @@ class Tuner:
         self.scale = 0.0
         self.evict_every = course.config(recipe.budgets[0], recipe.mode).evict_every
         self.optimizer = torch.optim.Adam(self.scorer.parameters(), lr=recipe.lr)
-        self.iteration = 0
+        self.iteration, self.seconds = 0, 0.0
+        self.sums: list[dict[str, float]] = []  # numbers of the iterations since the last validation
 
     def resume(self) -> None:
         """Go on from the saved state, if there is one."""
-        state = load_state(self.work, self.recipe)
+        state = self.work.load()
         if state is None:
             return
         self.scorer.load_state_dict(state["scorer"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration, self.scale = state["iteration"], state["scale"]
-        self.log.keep_until(self.iteration)
+        self.sums, self.seconds = state["sums"], state["seconds"]
 
     def save(self) -> None:
         """Write the state."""
-        save_state(self.work, self.recipe, {
+        self.work.save({
             "iteration": self.iteration, "scorer": self.scorer.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "scale": self.scale,
+            "scale": self.scale, "sums": self.sums, "seconds": self.seconds,
         })  # fmt: skip
 
     def run(self) -> None:
         """Tune to the last iteration."""
-        started, sums = time.time(), list[dict[str, float]]()
-        if self.iteration == 0:
-            self._validate(0, {}, started)
+        started = time.time() - self.seconds
+        if not self.work.log:
+            self._validate(0, {})
+            self.save()
         for number in steps(self.course.progress, "iterations", self.iteration, self.recipe.iterations):
             generator = torch.Generator().manual_seed(_seed(self.recipe.seed, number))
             rollouts, numbers = self._roll(number, generator)
-            sums.append(numbers | self._learn(rollouts, generator))
-            self.iteration = number + 1
+            self.sums.append(numbers | self._learn(rollouts, generator))
+            self.iteration, self.seconds = number + 1, time.time() - started
             if self.iteration % VALIDATE_EVERY == 0 or self.iteration == self.recipe.iterations:
-                means = {name: round(float(np.mean([row[name] for row in sums])), 5) for name in sums[0]}
-                score = self._validate(self.iteration, means, started)
-                sums = []
+                means = {n: round(float(np.mean([row[n] for row in self.sums])), 5) for n in self.sums[0]}
+                score = self._validate(self.iteration, means)
+                self.sums = []
                 self.course.progress.describe(f"validation {score:.4f}")
             if self.iteration % SAVE_EVERY == 0 or self.iteration == self.recipe.iterations:
                 self.save()
@@ -288,7 +281,7 @@ class Tuner:
         return {"loss": float(np.mean(losses)), "divergence": gaps[-1], "clipped": clipped[-1]}
 
     @torch.no_grad()
-    def _validate(self, step: int, means: dict[str, float], started: float) -> float:
+    def _validate(self, step: int, means: dict[str, float]) -> float:
         """Mean return of the deterministic policy on the validation problems.
 
         For the curve alone. Returns have heavy tails, and the best of many noisy means would be a lucky one: the last
@@ -304,7 +297,7 @@ class Tuner:
             row[f"validation_return_{budget}"], row[f"validation_correct_{budget}"] = round(total, 5), round(correct, 4)
             returns.append(total)
         score = float(np.mean(returns))
-        self.log.add(row | {"validation_return": round(score, 5), "seconds": round(time.time() - started)})
+        self.work.log.append(row | {"validation_return": round(score, 5), "seconds": round(self.seconds)})
         return score
 
     def finish(self, path: Path) -> None:
@@ -313,13 +306,14 @@ class Tuner:
         info = self.course.describe(
             self.scorer,
             recipe,
-            self.log.rows(),
+            self.work.log,
             method="grpo",
             families=recipe.families or self.start_info.families,
             evict_every=self.evict_every,
             start=recipe.start,
         )
         checkpoints.save(self.scorer, info, path)
+        self.work.close()
 
 
 def _seed(seed: int, number: int) -> int:

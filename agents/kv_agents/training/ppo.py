@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from kv_agents.learned import checkpoints
 from kv_agents.learned.scorer import Scorer
-from kv_agents.training.course import Course, Log, load_state, loss_alone, mean_return, reward_options, save_state
+from kv_agents.training.course import Course, loss_alone, mean_return, reward_options
 from kv_agents.training.sb3 import SlotPolicy, SlotVecEnv
 from kv_gym.config import make_config
 from kv_gym.envs.vector_env import KVEvictVectorEnv
@@ -87,8 +87,8 @@ class PPOTrainer:
     """
 
     def __init__(self, course: Course, recipe: PPORecipe, work: Path) -> None:
-        self.course, self.recipe, self.work = course, recipe, work
-        self.log = Log(work)
+        self.course, self.recipe = course, recipe
+        self.work = course.work(work, recipe)
         self.best: tuple[float, dict[str, torch.Tensor]] = (-np.inf, {})
         self.model = self._build()
         self._started = time.time()
@@ -120,7 +120,7 @@ class PPOTrainer:
             n_epochs=recipe.epochs, gamma=recipe.gamma, gae_lambda=recipe.gae_lambda, target_kl=recipe.target_kl,
             seed=recipe.seed, policy_kwargs=kwargs, device=str(self.course.llm.shape.device),
         )  # fmt: skip
-        model.set_logger(configure(str(self.work), ["csv", *_tensorboard()]))
+        model.set_logger(configure(str(self.work.folder), ["csv", *_tensorboard()]))
         observation = env.reset()
         slots = torch.as_tensor(observation["slots"])  # type: ignore[call-overload]
         model.policy.scorer.standardise(slots.reshape(len(slots), 1, 1, -1, slots.shape[-1]))
@@ -133,19 +133,18 @@ class PPOTrainer:
 
     def resume(self) -> None:
         """Go on from the saved state, if there is one."""
-        state = load_state(self.work, self.recipe)
+        state = self.work.load()
         if state is None:
             return
         self.model.policy.load_state_dict(state["policy"])
         self.model.policy.optimizer.load_state_dict(state["optimizer"])
         self.model.num_timesteps = state["steps"]
         self.best = state["best_return"], state["best"]
-        self.log.keep_until(state["steps"])
 
     def save(self) -> None:
         """Write the state."""
         policy = self.model.policy
-        save_state(self.work, self.recipe, {
+        self.work.save({
             "policy": policy.state_dict(), "optimizer": policy.optimizer.state_dict(),
             "steps": self.model.num_timesteps, "best_return": self.best[0], "best": self.best[1],
         })  # fmt: skip
@@ -153,7 +152,7 @@ class PPOTrainer:
     def run(self) -> None:
         """Train to the last step."""
         left = self.recipe.steps - self.model.num_timesteps
-        if self.model.num_timesteps == 0:
+        if not self.work.log:
             self.evaluate()
         if left > 0:
             self.course.progress.begin("steps", self.recipe.steps)
@@ -174,7 +173,7 @@ class PPOTrainer:
         mean = float(returns.mean())
         if mean > self.best[0]:
             self.best = mean, {name: tensor.clone() for name, tensor in self.scorer.state_dict().items()}
-        self.log.add({
+        self.work.log.append({
             "step": self.model.num_timesteps, "validation_return": round(mean, 5),
             "standard_error": round(float(returns.std() / len(returns) ** 0.5), 5), "correct": round(correct, 4),
             "seconds": round(time.time() - self._started),
@@ -188,11 +187,12 @@ class PPOTrainer:
         info = self.course.describe(
             self.scorer,
             recipe,
-            self.log.rows(),
+            self.work.log,
             method="ppo",
             evict_every=make_config(self.course.env_id, **self._options()).evict_every,
         )
         checkpoints.save(self.scorer, info, path)
+        self.work.close()
 
 
 class _Watch(BaseCallback):

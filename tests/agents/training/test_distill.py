@@ -10,6 +10,7 @@ import pytest
 import torch
 from kv_agents.learned import checkpoints
 from kv_agents.learned.policy import order_log_prob
+from kv_agents.training import distill
 from kv_agents.training.course import Course
 from kv_agents.training.distill import (
     Distiller,
@@ -20,6 +21,7 @@ from kv_agents.training.distill import (
     order_loss,
     ranking_loss,
 )
+from stopping import finished, without_seconds
 
 from kv_gym.errors import ConfigError
 
@@ -133,6 +135,21 @@ def test_distillation_resumes_to_the_same_checkpoint_format(course: Course, tmp_
     assert again.round == 10 and again.scorer is not None and first.scorer is not None
     for name, values in again.best[1].items():
         assert torch.equal(values, first.best[1][name])
+    again.work.close()
     with pytest.raises(ConfigError, match="made with other settings \\(lr\\)"):
         Distiller(course, recipe(rounds=10, lr=0.5), tmp_path).resume()
     assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])["step"] == 10
+
+
+def test_a_stopped_distillation_ends_as_one_that_was_not(
+    course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill, "SAVE_EVERY", 2)
+    monkeypatch.setattr(distill, "VALIDATE_EVERY", 3)
+    knobs = recipe(rounds=7, golden_rounds=4)
+    whole = finished(lambda: Distiller(course, knobs, tmp_path / "whole"), [])
+    stopped = finished(lambda: Distiller(course, knobs, tmp_path / "stopped"), [0, 1, 0, 0])
+    assert without_seconds(stopped.work.log) == without_seconds(whole.work.log)
+    assert [row["step"] for row in stopped.work.log] == [3, 6, 7]
+    for name, values in whole.scorer.state_dict().items():
+        assert torch.equal(values, stopped.scorer.state_dict()[name]), name

@@ -9,8 +9,10 @@ import pytest
 import torch
 from kv_agents.learned import checkpoints
 from kv_agents.learned.policy import order_log_prob
+from kv_agents.training import grpo
 from kv_agents.training.course import Course
 from kv_agents.training.grpo import GRPORecipe, Rollouts, Tuner, group_advantages, policy_loss
+from stopping import finished, without_seconds
 
 from kv_gym.errors import ConfigError
 
@@ -140,3 +142,19 @@ def test_order_log_prob_is_used_with_the_number_of_evictions(course: Course, sta
     tuner.scale = 1.0
     logits = -tuner.scorer(inputs) / tuner.recipe.temperature
     torch.testing.assert_close(tuner._log_prob(tuner.scorer, inputs), order_log_prob(logits, 4))
+
+
+@pytest.mark.parametrize("stops", [[0, 1, 0], [0, 0, 0]], ids=["later", "before the first state"])
+def test_a_stopped_tuning_ends_as_one_that_was_not(
+    stops: list[int], course: Course, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpo, "SAVE_EVERY", 2)
+    monkeypatch.setattr(grpo, "VALIDATE_EVERY", 3)
+    recipe = GRPORecipe(start=str(start), **SMALL | {"iterations": 5})  # type: ignore[arg-type]
+    whole = finished(lambda: Tuner(course, recipe, tmp_path / "whole"), [])
+    stopped = finished(lambda: Tuner(course, recipe, tmp_path / "stopped"), stops)
+    assert without_seconds(stopped.work.log) == without_seconds(whole.work.log)
+    assert [row["step"] for row in stopped.work.log] == [0, 3, 5]
+    assert (tmp_path / "stopped" / "log.jsonl").read_text().count("\n") == 3
+    for name, values in whole.scorer.state_dict().items():
+        assert torch.equal(values, stopped.scorer.state_dict()[name]), name

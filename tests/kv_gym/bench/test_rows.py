@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kv_gym.bench.rows import EpisodeRow, RowFile, RowFileError, RunRow, parse_rows, read_rows
+from kv_gym.bench.rows import EpisodeRow, RowFile, RowFileError, RunRow, read_rows
+from kv_gym.files import InUseError
 
 
 def make_run(command: str = "kv-gym bench") -> RunRow:
@@ -56,10 +57,14 @@ def test_a_file_cut_at_any_byte_holds_every_whole_line(path: Path) -> None:
     data = path.read_bytes()
     lines = data.splitlines(keepends=True)
     for cut in range(len(data) + 1):
-        rows, whole = parse_rows(data[:cut], "rows")
+        path.write_bytes(data[:cut])
         kept = data[:cut].count(b"\n")
-        assert whole == sum(map(len, lines[:kept]))
+        rows = read_rows(path)
         assert len(rows.runs) + len(rows.episodes) == kept
+        if cut % 97 == 0:
+            with RowFile(path) as file:
+                assert len(file.rows.episodes) == max(0, kept - 1)
+            assert path.read_bytes() == b"".join(lines[:kept])
 
 
 @pytest.mark.parametrize("lost", [1, 2, 100])
@@ -91,7 +96,12 @@ def test_a_line_is_in_the_file_when_add_returns(path: Path) -> None:
         ('{"kind": "epi', "Invalid JSON"),
         ('{"kind": "other"}', "'other' .* does not match"),
         (json.dumps(make_row(9).model_dump() | {"speed": 1}), "there is no column 'speed'"),
-        (json.dumps(make_row(9).model_dump() | {"schema_version": 2}), "Input should be 1"),
+        (json.dumps(make_row(9).model_dump() | {"schema_version": 0}), "Input should be 1"),
+        (json.dumps(make_row(9).model_dump() | {"correct": 7.5}), "correct: .*less than or equal to 1"),
+        (json.dumps(make_row(9).model_dump() | {"n_tokens": -96}), "n_tokens: .*greater than or equal to 0"),
+        (json.dumps(make_row(9).model_dump() | {"seconds": -1}), "seconds: .*greater than or equal to 0"),
+        (json.dumps(make_row(9).model_dump() | {"loss": "much"}), "loss: "),
+        (json.dumps(make_run().model_dump() | {"threads": 9}), "contents do not match its run_id"),
         (json.dumps(make_row(9).model_dump() | {"run_id": "gone"}), "no run line 'gone'"),
     ],
 )
@@ -105,7 +115,7 @@ def test_a_damaged_line_is_named(path: Path, line: str, reason: str) -> None:
 
 
 def test_only_one_process_writes(path: Path) -> None:
-    with RowFile(path), pytest.raises(RowFileError, match="another process is writing"):
+    with RowFile(path), pytest.raises(InUseError, match="another process is writing the rows"):
         RowFile(path)
     RowFile(path).close()
 
@@ -134,3 +144,20 @@ def test_what_moves_a_result_is_in_the_key() -> None:
 def test_a_run_id_is_the_hash_of_its_content() -> None:
     assert make_run().run_id == make_run().run_id != make_run("kv-gym bench --width 8").run_id
     assert RunRow.model_validate_json(make_run().model_dump_json()).signed() == make_run()
+
+
+def test_a_line_of_a_newer_version_says_to_update(path: Path) -> None:
+    line = json.dumps(make_row(9).model_dump() | {"schema_version": 2, "something": [1]})
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(RowFileError, match=r"line 5 was written by a newer kv-gym \(schema 2; .*Update kv") as error:
+        read_rows(path)
+    assert "Delete" not in str(error.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"no gzip", b"\x1f\x8b\x08half"])
+def test_what_is_no_gzip_is_named(data: bytes, tmp_path: Path) -> None:
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(data)
+    if data:
+        with pytest.raises(RowFileError, match="rows.jsonl.gz is no gzip file, or damaged"):
+            read_rows(packed)

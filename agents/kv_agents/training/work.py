@@ -1,0 +1,79 @@
+"""The folder of a training: its state and its log, which are one thing.
+
+The log lies inside the state, so that both are always of the same step; `log.jsonl` is a copy for people, written after
+each state. A kill loses what came after the last state, and nothing else. One process at a time works in a folder.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kv_gym.errors import ConfigError
+from kv_gym.files import lock, write_whole
+
+STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
+
+
+class Work:
+    """State and log of one training.
+
+    Args:
+        folder: Where they are; made if it does not exist.
+        identity: What is trained how, as JSON values: a state of another training is refused.
+
+    Attributes:
+        log: Rows of numbers so far.
+
+    Raises:
+        InUseError: Another process trains in this folder.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self.folder, self.identity = folder, json.loads(json.dumps(identity))
+        self._lock = lock(folder / STATE_FILE, "the state of a training,", "use another --work")
+        self.log: list[dict[str, Any]] = []
+
+    def load(self) -> dict[str, Any] | None:
+        """Read the state of an interrupted training, and its log; None when there is none.
+
+        Raises:
+            ConfigError: It is damaged, or of another training.
+        """
+        path = self.folder / STATE_FILE
+        if not path.exists():
+            return None
+        remedy = "Delete it, or use another --work."
+        try:
+            found = torch.load(path, weights_only=True, map_location="cpu")
+            identity, log, state = found["identity"], found["log"], found["state"]
+        except Exception as error:  # torch.load raises what zipfile, pickle and itself think of
+            kind = type(error).__name__
+            raise ConfigError(f"{path} is damaged, or no state of a training ({kind}). {remedy}") from error
+        if identity != self.identity:
+            names = sorted(name for name in identity.keys() | self.identity.keys() if self._differs(identity, name))
+            raise ConfigError(f"{path} was made with other settings ({', '.join(names)}). {remedy}")
+        self.log = log
+        self._write_log()
+        return dict(state)
+
+    def _differs(self, other: dict[str, Any], name: str) -> bool:
+        return bool(other.get(name) != self.identity.get(name))
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write state and log in one piece."""
+        data = io.BytesIO()
+        torch.save({"identity": self.identity, "log": self.log, "state": state}, data)
+        write_whole(self.folder / STATE_FILE, data.getbuffer())
+        self._write_log()
+
+    def _write_log(self) -> None:
+        write_whole(self.folder / LOG_FILE, "".join(json.dumps(row) + "\n" for row in self.log).encode())
+
+    def close(self) -> None:
+        """Let others train in this folder."""
+        self._lock.release()
