@@ -86,7 +86,10 @@ class LineFile:
         """Append one line. When this returns, a kill of the process cannot lose it."""
         data = line + b"\n"
         while data:
-            data = data[os.write(self._file, data) :]
+            try:
+                data = data[os.write(self._file, data) :]
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
         """Let go of the file."""

@@ -118,15 +118,15 @@ def prepare(
     store = ReferenceStore(llm, config)
     keys = [store.key(problem, seed) for problem, seed in wanted]
     unique = dict(zip(keys, wanted, strict=True))  # greedy: one reference for all seeds
-    missing = [key for key in unique if not store.path(key).exists()]
+    missing = [key for key in unique if not store.knows(key)]
     progress.begin("full-cache references", len(missing))
     seconds: dict[str, float] = {}
     for start in range(0, len(missing), width):
         part = missing[start : start + width]
         clock = time.perf_counter()
-        store.get([unique[key][0] for key in part], [unique[key][1] for key in part], width=width)
+        texts, their_seeds = zip(*(unique[key] for key in part), strict=True)
+        store.get(list(texts), list(their_seeds), width=width, progress=progress.advance)
         seconds |= dict.fromkeys(part, (time.perf_counter() - clock) / len(part))
-        progress.advance(len(part))
     references = store.get([problem for problem, _ in wanted], [seed for _, seed in wanted], width=width)
     return [
         Episode(reference, seed, seconds.get(key))

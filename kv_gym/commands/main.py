@@ -14,6 +14,7 @@ from kv_gym.commands.lists import agents, envs
 from kv_gym.commands.models import models_app
 from kv_gym.commands.record import record, replay
 from kv_gym.commands.submit import submit_app
+from kv_gym.commands.system import end_like_interrupt, speak_utf8, trouble
 from kv_gym.commands.train import Trainers
 from kv_gym.commands.watch import watch
 from kv_gym.errors import KVGymError
@@ -33,12 +34,25 @@ for command in (bench, report, agents, envs, watch, record, replay):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program; mistakes of the user end it with one message and exit code 2."""
+    """Run the program; mistakes of the user and troubles with files end it with one message.
+
+    Exits with 2, or with 1 when a disk is full, or what was asked for did not go well.
+    """
+    if sys.stdout is None:
+        print("FileError: stdout is closed, so nothing can be told. Redirect it: > file.", file=sys.stderr)
+        raise SystemExit(2)
+    end_like_interrupt()
+    speak_utf8()
     try:
-        app(arguments)
+        try:
+            app(arguments)
+        finally:
+            sys.stdout.flush()  # what cannot be written shall not show at the end of the interpreter
     except KVGymError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+    except OSError as error:
+        raise SystemExit(trouble(error)) from error
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,22 +7,25 @@ problem comes with a recorded trace, the LLM reads that and writes only the answ
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from kv_gym.config import EnvConfig
 from kv_gym.engine.decoding import Decoding, surprisal_and_entropy, uniform_draws
-from kv_gym.errors import ReferenceFileError
+from kv_gym.errors import ConfigError, ReferenceFileError
+from kv_gym.files import write_whole
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.loading import FrozenLLM
 from kv_gym.problems import Problem
@@ -31,6 +34,8 @@ from kv_gym.problems.grading import closing_brace, grade
 FORMAT = 2
 BOX = "\\boxed{"
 ANSWER_CALL = "\n\nThe final answer is $"  # goes behind a trace that never opens a box
+logger = logging.getLogger(__name__)
+
 LOGITS_AT_ONCE = 2**26  # numbers; a prompt is read in chunks whose logits are no more than that
 
 
@@ -67,6 +72,12 @@ class Reference:
         return float(torch.quantile(self.entropy[self.n_prompt :], share))
 
 
+@functools.cache
+def warn_once(text: str) -> None:
+    """Say something that concerns the whole run, once."""
+    logger.warning("%s", text)
+
+
 class ReferenceStore:
     """References of one frozen LLM under one decoding, in memory and in files.
 
@@ -81,6 +92,8 @@ class ReferenceStore:
         self.decoding = Decoding(config.temperature, config.top_p, config.top_k)
         self.max_new_tokens, self.max_answer_tokens = config.max_new_tokens, config.max_answer_tokens
         base = folder or Path(os.environ.get("KV_GYM_CACHE") or user_cache_path("kv-gym"))
+        if base.exists() and not base.is_dir():
+            raise ConfigError(f"KV_GYM_CACHE={str(base)!r} is a file. Set it to a folder, or unset it.")
         self.folder = base / "references" / llm.fingerprint[:16]
         self._known: dict[str, Reference] = {}
 
@@ -121,25 +134,33 @@ class ReferenceStore:
                 missing.append(i)
             elif progress:
                 progress(1)
+        missing.sort(key=lambda i: -len(problems[i].prompt) - len(problems[i].trace))  # texts of a batch end together
         for start in range(0, len(missing), width):
             part = missing[start : start + width]
             made = generate_references(
                 self.llm, [problems[i] for i in part], [seeds[i] for i in part], self.decoding, self.max_new_tokens,
                 self.max_answer_tokens,
             )  # fmt: skip
-            for i, reference in zip(part, made, strict=True):
-                self._store(keys[i], reference)
-            if progress:
-                progress(len(part))
+            for place, reference in made:
+                self._store(keys[part[place]], reference)
+                if progress:
+                    progress(1)
         return [self._known[key] for key in keys]
+
+    def knows(self, key: str) -> bool:
+        """Whether a reference is there, in memory or in a file."""
+        try:
+            return key in self._known or self.path(key).exists()
+        except OSError:
+            return False
 
     def path(self, key: str) -> Path:
         """File of a reference."""
         return self.folder / f"{key[:40]}.safetensors"
 
     def _store(self, key: str, reference: Reference) -> None:
+        """Keep a reference, in memory too: a cache that cannot be written to costs time and nothing else."""
         self._known[key] = reference
-        self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {"tokens": reference.tokens.int(), "surprisal": reference.surprisal, "entropy": reference.entropy}
         metadata = {
             "key": key,
@@ -149,13 +170,18 @@ class ReferenceStore:
             "correct": f"{reference.correct:.17g}",
         }
         metadata["sha256"] = file_hash(metadata, reference.tokens, reference.surprisal, reference.entropy)
-        temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
-        os.replace(temporary, self.path(key))
+        data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+        try:
+            write_whole(self.path(key), data)
+        except OSError as error:
+            warn_once(
+                f"references cannot be stored in {self.folder} ({error.strerror or error}), so the next run makes them "
+                "again. Set KV_GYM_CACHE to a folder that can be written to."
+            )
 
     def _load(self, key: str, problem: Problem) -> bool:
         path = self.path(key)
-        if not path.exists():
+        if not self.knows(key):
             return False
         device = self.llm.shape.device
         try:
@@ -170,6 +196,9 @@ class ReferenceStore:
                 problem, tokens.to(device), int(metadata["n_prompt"]), surprisal.to(device), entropy.to(device),
                 metadata["stop"], float(metadata["correct"]), metadata["hash"],
             )  # fmt: skip
+        except OSError as error:
+            warn_once(f"references cannot be read from {self.folder} ({error.strerror or error}); they are made again.")
+            return False
         except (SafetensorError, ValueError, KeyError) as error:
             raise ReferenceFileError(
                 f"reference file {path} is damaged: {error}. Stored references must match the hash they carry. Delete "
@@ -218,7 +247,6 @@ def traced_tokens(llm: FrozenLLM, trace: str, longest: int) -> list[int]:
     return llm.encode(head if box else trace)[: max(0, longest - len(call))] + call
 
 
-@torch.no_grad()
 def generate_references(
     llm: FrozenLLM,
     problems: list[Problem],
@@ -226,9 +254,13 @@ def generate_references(
     decoding: Decoding,
     max_new_tokens: int,
     max_answer_tokens: int,
-) -> list[Reference]:
-    """Let the LLM solve problems side by side with the full cache; behind a trace it only writes the answer."""
-    device = llm.shape.device
+) -> Iterator[tuple[int, Reference]]:
+    """Let the LLM solve problems side by side with the full cache; behind a trace it only writes the answer.
+
+    Yields:
+        (Place of the problem, its reference), as texts end.
+    """
+    device = llm.shape.device  # reading is without gradients, and so is what is computed from it
     prompts = [llm.encode_prompt(problem.prompt) for problem in problems]
     traces = [traced_tokens(llm, p.trace, max_new_tokens) if p.trace else [] for p in problems]
     n, n_prompt = len(prompts), torch.tensor([len(p) for p in prompts], device=device)
@@ -253,18 +285,17 @@ def generate_references(
             table[rows, length] = torch.where(active, values, table[rows, length])
         stopped = torch.isin(chosen, stop_ids)
         end = torch.where(active & stopped, length + 1, end)
-        active &= ~stopped & (length + 1 < end)
+        ended = active & (stopped | (length + 1 >= end))
+        active &= ~ended
+        for i in ended.nonzero()[:, 0].tolist():
+            if problems[i].trace:
+                end[i] = n_known[i] + answer_length(llm, tokens[i, n_known[i] : end[i]])
+            columns = (table[i, : end[i]] for table in (tokens, surprisal, entropy))
+            yield i, _reference(llm, problems[i], int(n_prompt[i]), *columns)
         if not active.any():
-            break
+            return
         logits = llm.read(tokens[rows, length][:, None], length[:, None], cache, last_only=True)[:, 0]
         length = length + active.long()
-    for i, problem in enumerate(problems):
-        if problem.trace:
-            end[i] = n_known[i] + answer_length(llm, tokens[i, n_known[i] : end[i]])
-    return [
-        _reference(llm, problem, tokens[i, : end[i]], int(n_prompt[i]), surprisal[i, : end[i]], entropy[i, : end[i]])
-        for i, problem in enumerate(problems)
-    ]
 
 
 def answer_length(llm: FrozenLLM, tokens: Tensor) -> int:
@@ -297,7 +328,7 @@ def _read_known(
 
 
 def _reference(
-    llm: FrozenLLM, problem: Problem, tokens: Tensor, n_prompt: int, surprisal: Tensor, entropy: Tensor
+    llm: FrozenLLM, problem: Problem, n_prompt: int, tokens: Tensor, surprisal: Tensor, entropy: Tensor
 ) -> Reference:
     tokens, surprisal, entropy = tokens.clone(), surprisal.clone(), entropy.clone()
     surprisal[0] = entropy[0] = 0
