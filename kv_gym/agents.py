@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import math
+import re
 import sys
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, get_type_hints
 
-from kv_gym.errors import ConfigError, unknown_name
+from kv_gym.config import plain
+from kv_gym.errors import ConfigError, KVGymError, unknown_name
 from kv_gym.identity import FILE_MODULE, imports_of, remember_options
 from kv_gym.registry import plugins
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from kv_gym.llm.loading import FrozenLLM
 
 GROUP = "kv_gym.agents"
+MAX_NAME = 64
 ATTRIBUTES = {"needs_statistics": bool, "uses_hindsight": bool, "evicts": bool}
 OWN_AGENT = "Or give a file of your own: path/to/mine.py:MyAgent."
 
@@ -100,9 +105,86 @@ def load_agent(name_or_path: str, **options: Any) -> AgentLike:
     """
     found = agent_class(name_or_path)
     _check_options(found, options)
-    agent = found(**options)
+    try:
+        agent = found(**options)
+    except KVGymError:
+        raise
+    except Exception as error:  # an option that the class cannot work with
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items()) or "no options"
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"agent {found.name!r} cannot be built with {given}: {reason}.") from error
     remember_options(agent, (), options)
+    check_name(agent.name, name_or_path)
     return agent
+
+
+def check_name(name: Any, source: str) -> None:
+    """Refuse a name that tables cannot show; a file of one's own may not take an installed agent's.
+
+    Raises:
+        ConfigError: Says what a name is.
+    """
+    if not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME or not name.isprintable():
+        raise ConfigError(
+            f"{source}: its name is {name!r:.200}. A name is one printable line of 1 to {MAX_NAME} characters."
+        )
+    if source.rpartition(":")[0].endswith(".py") and name in agent_entries():
+        raise ConfigError(f"{source}: {name!r} is the name of an installed agent. Give your class another one.")
+
+
+def queries_of(agent: AgentLike) -> int:
+    """How many of the newest queries an agent reads: its attribute `n_obs`, if it has one; it gets as many."""
+    found = getattr(agent, "n_obs", 0)
+    return found if isinstance(found, int) else 0
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of an agent.
+
+    Attributes:
+        name: Its name.
+        type: What it takes, as its class says; "" where it does not.
+        default: Its default, as text; None where it must be given.
+        meaning: What the class's docstring says of it.
+    """
+
+    name: str
+    type: str
+    default: str | None
+    meaning: str
+
+
+def agent_options(found: type[AgentLike]) -> list[Option]:
+    """The options of an agent's class, as `--agent NAME,OPTION=VALUE` takes them."""
+    meanings, hints = _meanings(found), _hints(found)
+    options = []
+    for name, parameter in inspect.signature(found).parameters.items():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        kind = hints.get(name)
+        default = None if parameter.default is parameter.empty else repr(parameter.default)
+        shown = "" if kind is None else kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+        options.append(Option(name, shown, default, meanings.get(name, "")))
+    return options
+
+
+def _meanings(found: type) -> dict[str, str]:
+    """What the `Args:` of a class's docstring, or of those that it inherits from, say by name."""
+    meanings: dict[str, str] = {}
+    for base in reversed(found.__mro__):
+        told = inspect.cleandoc(base.__doc__ or "").partition("Args:\n")[2].split("\n\n")[0]
+        pieces = re.split(r"^    (\w+): ", told, flags=re.M)[1:]
+        meanings |= {name: " ".join(text.split()) for name, text in zip(pieces[::2], pieces[1::2], strict=True)}
+    return meanings
+
+
+def _hints(found: type) -> dict[str, Any]:
+    """Annotations of a class's options, as far as they can be understood."""
+    try:
+        return get_type_hints(vars(found).get("__init__", found.__init__))  # type: ignore[misc]
+    except Exception:  # names that are only known to type checkers
+        return {}
 
 
 def prepare_agent(agent: AgentLike, llm: FrozenLLM) -> None:
@@ -183,3 +265,29 @@ def _check_options(found: type[AgentLike], options: dict[str, Any]) -> None:
         signature.bind(**options)
     except TypeError as error:
         raise ConfigError(f"agent {found.name!r}: {error}. It takes {signature}.") from error
+    hints = _hints(found)
+    for name, value in options.items():
+        if name in hints:
+            _check_type(found, name, value, hints[name])
+
+
+def _check_type(found: type[AgentLike], name: str, value: Any, kind: Any) -> None:
+    """Refuse a value that is not of an option's annotated type, or no number.
+
+    Raises:
+        ConfigError: Names the option, the value and the type.
+    """
+    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+    try:
+        adapter = TypeAdapter(kind)
+    except PydanticSchemaGenerationError:  # a class of its own
+        return
+    shown = next(option.type for option in agent_options(found) if option.name == name)
+    try:
+        adapter.validate_python(plain(value), strict=not isinstance(value, list))  # a list may be a tuple
+        finite = not isinstance(value, float) or math.isfinite(value)
+    except ValidationError:
+        finite = False
+    if not finite:
+        raise ConfigError(f"option {name}={value!r} of agent {found.name!r} is not allowed: it takes {shown}.")

@@ -12,11 +12,14 @@ from kv_gym.errors import BudgetError, ConfigError, unknown_name
 from kv_gym.registry import CONFIG_FOLDER, env_ids
 from kv_gym.rewards import reward_settings
 
+MOST_TOKENS = 2**20
+"""Longest texts, and most slots: what is larger is a slip of the pen."""
+
 
 class _Settings(BaseModel):
     """All settings but those of the reward."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     problems: str | tuple[str, ...] = Field(
         min_length=1,
@@ -38,10 +41,13 @@ class _Settings(BaseModel):
     )
     dtype: str = Field("float32", description="Number format of the LLM: `float32`, `bfloat16` or `float16`.")
     device: str = Field("cpu", description="Where torch runs the LLM, such as `cpu` or `cuda`.")
-    budget: int = Field(128, ge=1, description="Slots that stay in each layer and KV head after an eviction.")
+    budget: int = Field(
+        128, ge=1, le=MOST_TOKENS, description="Slots that stay in each layer and KV head after an eviction."
+    )
     evict_every: int = Field(
         16,
         ge=1,
+        le=MOST_TOKENS,
         description="Tokens that are read between two evictions, and slots that each eviction takes from each layer "
         "and KV head.",
     )
@@ -61,9 +67,13 @@ class _Settings(BaseModel):
         description="`generate`: the LLM writes freely. `replay`: it reads a text that is known already, a recorded "
         "one or its own with the full cache, and writes only the answer at its end.",
     )
-    max_prompt_tokens: int = Field(128, ge=1, description="Longest prompt, tokens; longer problems are left out.")
-    max_new_tokens: int = Field(1024, ge=1, description="Longest text behind the prompt, tokens.")
-    max_answer_tokens: int = Field(32, ge=1, description="Longest answer behind a replayed text, tokens.")
+    max_prompt_tokens: int = Field(
+        128, ge=1, le=MOST_TOKENS, description="Longest prompt, tokens; longer problems are left out."
+    )
+    max_new_tokens: int = Field(1024, ge=1, le=MOST_TOKENS, description="Longest text behind the prompt, tokens.")
+    max_answer_tokens: int = Field(
+        32, ge=1, le=MOST_TOKENS, description="Longest answer behind a replayed text, tokens."
+    )
     temperature: float = Field(
         0.0, ge=0, description="How much chance there is in the LLM's choice of tokens; 0: always the likeliest one."
     )
@@ -103,6 +113,14 @@ class EnvConfig(_WithReward):
         "those it is sure of. None: the four fifths of the full-cache text that it is surest of.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_values(cls, values: Any) -> Any:
+        """Take numpy's numbers as Python's, and lists as tuples."""
+        if not isinstance(values, dict):
+            return values
+        return {name: tuple(value) if isinstance(value, list) else plain(value) for name, value in values.items()}
+
     @model_validator(mode="after")
     def _sources_differ(self) -> EnvConfig:
         names = self.problems if isinstance(self.problems, tuple) else (self.problems,)
@@ -141,6 +159,11 @@ class EnvConfig(_WithReward):
     def slots(self) -> int:
         """Slots at every decision, S."""
         return self.budget + self.evict_every
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy's as one of Python's; anything else as it is."""
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0 else value
 
 
 class EnvPage(BaseModel):
@@ -192,7 +215,8 @@ def make_config(env_id: str, **options: Any) -> EnvConfig:
     for name in options:
         if name not in EnvConfig.model_fields:
             raise unknown_name("option", name, EnvConfig.model_fields, fix=f"See `kv-gym envs --page {env_id}`.")
-    if options.get("action") == "slot":
+    action = options.get("action")
+    if isinstance(action, str) and action == "slot":
         options = {"evict_every": 1, **options}
     settings = env_page(env_id).settings.model_dump() | options
     try:

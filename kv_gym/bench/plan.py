@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from kv_gym.agents import AgentLike
 from kv_gym.bench.progress import Progress
-from kv_gym.config import EnvConfig, env_page, make_config
+from kv_gym.config import EnvConfig, env_page, make_config, plain
 from kv_gym.engine.episodes import is_playable
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.errors import ConfigError
@@ -63,8 +63,9 @@ class Bench:
         object.__setattr__(self, "modes", tuple(self.modes or defaults.modes))
         object.__setattr__(self, "problems", defaults.problems if self.problems is None else self.problems)
         for name in ("problems", "seeds", "problem_seeds", "width"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} leaves nothing to run. Use 1 or more.")
+            value = plain(getattr(self, name))
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name}={value!r} leaves nothing to run. Use a whole number from 1 on.")
         if self.agent_seconds is not None and not 0 < self.agent_seconds < math.inf:
             raise ConfigError(f"agent_seconds={self.agent_seconds} is no time. Use seconds above 0.")
         if not self.agents:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from kv_gym.agents import AgentLike
+from kv_gym.agents import AgentLike, queries_of
 from kv_gym.bench.guard import Guard
 from kv_gym.bench.plan import Episode
 from kv_gym.config import EnvConfig
@@ -67,7 +67,7 @@ def play(
     waiting, running = deque(episodes), dict[int, Episode]()
     batch = EpisodeBatch(
         llm, config, min(width, len(episodes)), statistics=agent.needs_statistics, hindsight=agent.uses_hindsight,
-        evictions=evictions,
+        evictions=evictions, queries=queries_of(agent),
     )  # fmt: skip
     guard = Guard(batch, seconds)
     spent = [Time() for _ in range(batch.n)]

@@ -254,7 +254,7 @@ def _complaint(name: str, number: int, line: bytes, error: ValueError) -> str:
 def _version(line: bytes) -> int | None:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     version = found.get("schema_version") if isinstance(found, dict) else None
     return version if isinstance(version, int) else None

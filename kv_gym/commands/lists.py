@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +13,19 @@ from kv_gym.commands.console import console, say
 from kv_gym.errors import ConfigError
 
 
-def agents() -> None:
-    """List the agents that are installed."""
+def agents(
+    name: Annotated[
+        str, typer.Argument(help="One agent, or path/to/mine.py:MyAgent, with its options. Default: all, a line each.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List the agents that are installed, or describe one: what it does, and the options that it takes."""
+    if name:
+        _describe_one(name, as_json)
+        return
+    if as_json:
+        _print_all()
+        return
     from rich.table import Table
     from rich.text import Text
 
@@ -64,3 +77,45 @@ def _describe(agent: Any) -> tuple[str, str, str]:
     needs = "statistics" if agent.needs_statistics else ""
     about = f" Trained: {agent.about()}." if hasattr(agent, "about") else ""
     return needs, "yes" if agent.uses_hindsight else "", (lines[0] if lines else "") + about
+
+
+def _facts(name: str, found: Any) -> dict[str, Any]:
+    """What can be told of an agent, as JSON values."""
+    from dataclasses import asdict
+
+    from kv_gym.agents import agent_options
+
+    needs, hindsight, line = _describe(found)
+    return {
+        "name": name, "class": f"{found.__module__}:{found.__qualname__}", "what": line, "needs": needs,
+        "hindsight": bool(hindsight), "options": [asdict(option) for option in agent_options(found)],
+    }  # fmt: skip
+
+
+def _print_all() -> None:
+    from kv_gym.agents import known_agents
+
+    print(json.dumps([_facts(name, found) for name, found in known_agents().items()], indent=1))
+
+
+def _describe_one(name: str, as_json: bool) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from kv_gym.agents import agent_class
+
+    found: Any = agent_class(name)
+    facts = _facts(name, found)
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    console().print(Text(f"{name} ({facts['class']})", style="bold"))
+    console().print(Text(inspect.getdoc(found) or ""))
+    table = Table("option", "type", "default", "meaning", box=None, pad_edge=False, header_style="bold")
+    for option in facts["options"]:
+        default = "must be given" if option["default"] is None else option["default"]
+        table.add_row(*(Text(text) for text in (option["name"], option["type"], default, option["meaning"])))
+    if table.row_count:
+        console().print(table)
+        first = facts["options"][0]
+        say(f"Give options so: --agent {name},{first['name']}={first['default'] or '...'}")

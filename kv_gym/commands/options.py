@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from kv_gym.errors import ConfigError
@@ -9,6 +10,7 @@ from kv_gym.errors import ConfigError
 if TYPE_CHECKING:
     from kv_gym.agents import AgentLike
 
+EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 OWN_OPTIONS = {"budget": "--budget", "mode": "--mode", "n_problems": "--problems", "split": "--split"}
 
 
@@ -26,12 +28,17 @@ def parse_pairs(pairs: list[str], option: str = "--set ") -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"{option}{pair!r} has no value. Use {option}KEY=VALUE.")
         try:
-            found[key] = yaml.safe_load(value)
+            found[key] = _number(yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise ConfigError(
                 f"{option}{pair!r}: the value is not YAML. Use a number, true, null or a name."
             ) from error
     return found
+
+
+def _number(value: Any) -> Any:
+    """Read 1e-3, which YAML takes for a word, as a number."""
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:

@@ -97,6 +97,7 @@ class Episode:
     """
 
     def __init__(self, env_id: str, config: EnvConfig, agent: AgentLike, problem: int | None, seed: int) -> None:
+        from kv_gym.agents import queries_of
         from kv_gym.bench.guard import prepare_watched
         from kv_gym.engine.episodes import EpisodeBatch
         from kv_gym.envs.core import ProblemSet
@@ -108,7 +109,9 @@ class Episode:
         problems = ProblemSet(self.llm, config)
         self.reference = problems.playable(0, seed) if problem is None else problems.chosen(problem, seed)
         self.agent = agent
-        self.batch = EpisodeBatch(self.llm, config, 1, agent.needs_statistics, agent.uses_hindsight)
+        self.batch = EpisodeBatch(
+            self.llm, config, 1, agent.needs_statistics, agent.uses_hindsight, queries=queries_of(agent)
+        )
         self.batch.reset([0], [self.reference], [seed])
         self._frames = FrameMaker(env_id, self.batch)
 

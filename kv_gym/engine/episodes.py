@@ -61,6 +61,7 @@ class EpisodeBatch:
         statistics: Keep the attention accumulators (`SlotView.total_attention` and the like).
         hindsight: Compute golden labels at every reset (one full forward over the reference).
         evictions: Remember which slots went (`records.evicted`).
+        queries: How many of the newest queries an agent may ask for, at least; 32 and a window are always kept.
 
     Attributes:
         texts: What is asked and written.
@@ -72,11 +73,11 @@ class EpisodeBatch:
 
     def __init__(
         self, llm: FrozenLLM, config: EnvConfig, n: int, statistics: bool = True, hindsight: bool = False,
-        evictions: bool = False,
+        evictions: bool = False, queries: int = 0,
     ) -> None:  # fmt: skip
         self.llm, self.config, self.n = llm, config, n
         self.decoding = Decoding(config.temperature, config.top_p, config.top_k)
-        self.cache = SlotCache(llm.shape, n, config.budget, config.evict_every, track=statistics)
+        self.cache = SlotCache(llm.shape, n, config.budget, config.evict_every, queries, statistics)
         self.shadow = Shadow(llm, n, text_capacity(config)) if config.shadow else None
         self.labels = Labels(llm, config, n) if hindsight else None
         self.texts = Texts(llm, config, n)

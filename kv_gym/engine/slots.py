@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kv_gym.errors import ConfigError
 from kv_gym.llm.attention import attention_logits, unrotate, unrotation
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.loading import FrozenLLM
@@ -119,29 +120,35 @@ class SlotView:
         """Attention of the newest queries over the live slots, [N, L, H_kv, group, T, S] float32, rows sum to 1.
 
         Args:
-            n_queries: T, at most `n_obs` of the cache (32 or `evict_every`, the larger); default `evict_every`. Queries
-                from before the last eviction are renormalised over what is left; queries that do not exist are zero.
-                Ask for the longest first: shorter ones are slices of it.
+            n_queries: T; default `evict_every`. There are 32 or `evict_every`, the larger; an agent with an attribute
+                `n_obs` gets as many as that says. Queries from before the last eviction are renormalised over what is
+                left; queries that do not exist are zero. Ask for the longest first: shorter ones are slices of it.
+
+        Raises:
+            ConfigError: More than are kept.
         """
-        wanted = self.evict_every if n_queries is None else min(n_queries, self._cache.n_obs)
+        wanted = self.evict_every if n_queries is None else self._kept(n_queries)
         if self._rows is None or self._rows.shape[-2] < wanted:
             self._rows = self._cache.rows(wanted).transpose(0, 1)
         return self._rows[..., -wanted:, :]
 
     def logits(self, n_queries: int) -> tuple[Tensor, Tensor]:
-        """Scaled attention logits of the newest queries (at most `n_obs`), and which slots each may see.
+        """Scaled attention logits of the newest queries, and which slots each may see.
+
+        Raises:
+            ConfigError: More queries than are kept; see `attention`.
 
         Returns:
             ([N, L, H_kv, group, T, S] float32, bool broadcastable to it).
         """
         cache = self._cache
-        n_queries = min(n_queries, cache.n_obs)
+        n_queries = self._kept(n_queries)
         logits = attention_logits(cache.queries[..., cache.n_obs - n_queries :, :], cache.keys, cache.scale)
         return logits.transpose(0, 1), cache.seen_by(n_queries).transpose(0, 1)
 
     def seen(self, n_queries: int) -> Tensor:
-        """Which live slots each of the newest queries (at most `n_obs`) may see, [N, L, H_kv, T, S] bool."""
-        return self._cache.seen_by(min(n_queries, self._cache.n_obs)).transpose(0, 1)[:, :, :, 0]
+        """Which live slots each of the newest queries may see, [N, L, H_kv, T, S] bool."""
+        return self._cache.seen_by(self._kept(n_queries)).transpose(0, 1)[:, :, :, 0]
 
     def query_positions(self, n_queries: int) -> Tensor:
         """Positions of the newest queries (at most `n_obs`), -1 for those that do not exist, [N, T]."""
@@ -218,6 +225,19 @@ class SlotView:
     def memory(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Per-episode state of your own, [N, L, *shape] float32, to be changed in place; zero in new episodes."""
         return self._state.memory(name, shape)[self._layers].transpose(0, 1)
+
+    def _kept(self, n_queries: int) -> int:
+        """Return `n_queries` if so many are kept.
+
+        Raises:
+            ConfigError: Fewer are.
+        """
+        if n_queries > self._cache.n_obs:
+            raise ConfigError(
+                f"{n_queries} queries were asked for; the cache keeps {self._cache.n_obs}. Give the agent an attribute "
+                f"n_obs = {n_queries}, and it gets as many."
+            )
+        return n_queries
 
     def _per_slot(self, table: Tensor) -> Tensor:
         n = len(table)

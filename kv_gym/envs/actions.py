@@ -57,8 +57,8 @@ def check_action(action: Any, config: EnvConfig, shape: tuple[int, ...], row: in
         ActionError: Wrong shape, no number, a mask that is not 0 or 1, or a slot that does not exist. NaN passes: the
             engine refuses it with a ScoreError.
     """
-    array = np.asarray(action)
     whose = f"action of episode {row}"
+    array = _array(action, whose)
     _check_form(array, config, shape, whose)
     if config.action == "slot" and not 0 <= array < config.slots:
         raise ActionError(
@@ -72,6 +72,22 @@ def check_action(action: Any, config: EnvConfig, shape: tuple[int, ...], row: in
             "action='scores'."
         )
     return array
+
+
+def _array(action: Any, whose: str) -> np.ndarray:
+    """Turn an action into an array.
+
+    Raises:
+        ActionError: It is none; says what to do.
+    """
+    if isinstance(action, Tensor) and action.requires_grad:
+        raise ActionError(f"{whose} is a tensor that carries gradients. Give action.detach().")
+    if isinstance(action, Tensor) and action.dtype == torch.bfloat16:
+        raise ActionError(f"{whose} is a tensor of bfloat16, which numpy does not know. Give action.float().")
+    try:
+        return np.asarray(action.cpu() if isinstance(action, Tensor) else action)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, and what else numpy refuses
+        raise ActionError(f"{whose} is no array: {error}. Give what env.action_space describes.") from error
 
 
 def _check_form(array: np.ndarray, config: EnvConfig, shape: tuple[int, ...], whose: str) -> None:

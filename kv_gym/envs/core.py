@@ -6,7 +6,7 @@ is one row of its observations and infos.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -180,6 +180,8 @@ class EvictionCore:
             ActionError: An action is outside the action space.
             ScoreError: A score is NaN.
         """
+        if not hasattr(actions, "__len__"):
+            raise ActionError(f"{type(actions).__name__} came as actions. Give one for each of {self.n} episodes.")
         if len(actions) != self.n:
             raise ActionError(f"{len(actions)} actions came for num_envs={self.n} episodes. Give one for each.")
         arrays = [check_action(action, self.config, self.shape, row) for row, action in enumerate(actions)]
@@ -264,7 +266,10 @@ def reset_options(options: dict[str, Any] | None, known: Sequence[str]) -> dict[
 
     Raises:
         UnknownNameError: One does not exist.
+        ConfigError: They are no dict.
     """
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(f"reset(options={options!r}): give a dict, such as options={{'problem': 3}}, or None.")
     for name in options or {}:
         if name not in known:
             raise unknown_name("reset option", name, known)

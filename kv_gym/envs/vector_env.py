@@ -11,11 +11,27 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from kv_gym.config import plain
 from kv_gym.envs.core import METADATA, EvictionCore, Info, reset_options
 from kv_gym.envs.observations import Observation, select_row
 from kv_gym.errors import ConfigError
 
 MODES = (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
+
+
+MOST_ENVS = 2**16
+
+
+def check_count(num_envs: Any) -> int:
+    """Return the number of rows.
+
+    Raises:
+        ConfigError: It is none, or not one that a machine can hold.
+    """
+    count = plain(num_envs)
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_ENVS:
+        raise ConfigError(f"num_envs={num_envs!r} is not allowed: give an integer from 1 to {MOST_ENVS}.")
+    return count
 
 
 class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray]):
@@ -47,8 +63,7 @@ class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray]):
         render_mode: str | None = None,
         **options: Any,
     ) -> None:
-        if num_envs < 1:
-            raise ConfigError(f"num_envs={num_envs} is not allowed: there must be at least 1.")
+        num_envs = check_count(num_envs)
         self.autoreset_mode = check_mode(autoreset_mode)
         self.core = EvictionCore(env_id, num_envs, options, render_mode)
         self.num_envs, self.render_mode = num_envs, render_mode

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from torch import Tensor
 
-from kv_gym.agents import AgentLike
+from kv_gym.agents import AgentLike, queries_of
 from kv_gym.bench import provenance
 from kv_gym.bench.guard import Guard
 from kv_gym.bench.plan import result_settings
@@ -47,7 +47,13 @@ def record_episode(
     """
     assert config.shadow, "spikes are measured against the shadow"
     batch = EpisodeBatch(
-        llm, config, 1, statistics=agent.needs_statistics, hindsight=agent.uses_hindsight, evictions=True
+        llm,
+        config,
+        1,
+        statistics=agent.needs_statistics,
+        hindsight=agent.uses_hindsight,
+        evictions=True,
+        queries=queries_of(agent),
     )
     batch.reset([0], [reference], [seed])
     if agent.evicts:

@@ -15,6 +15,9 @@ from plugin import pretend
 
 from kv_gym import agents
 from kv_gym.agents import known_agents, load_agent
+from kv_gym.bench.benchmark import run_bench
+from kv_gym.bench.plan import Bench
+from kv_gym.engine.slots import SlotView
 from kv_gym.errors import ConfigError, UnknownNameError
 from kv_gym.identity import identity_of
 
@@ -231,3 +234,45 @@ def test_an_agent_may_import_what_lies_beside_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="imports 'my_rule', but another .* loaded .*Rename my_rule"):
         load_agent(f"{tmp_path}/b/mine.py:Duck")
     del sys.modules["my_rule"]
+
+
+def test_options_are_listed_with_type_default_and_meaning() -> None:
+    options = {option.name: option for option in agents.agent_options(agents.agent_class("rkv"))}
+    assert (options["n_obs"].type, options["n_obs"].default) == ("int", "8")
+    assert all(option.meaning for option in options.values())
+    for name, found in known_agents().items():
+        for option in agents.agent_options(found):
+            assert option.type and option.meaning, f"{name}: {option}"
+
+
+@pytest.mark.parametrize("value", ["abc", None, True, [0.1], float("nan"), float("inf")])
+def test_an_option_of_another_type_is_refused_before_anything_runs(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"option lam=.* of agent 'rkv' is not allowed: it takes float"):
+        load_agent("rkv", lam=value)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 65, "\u202eabc", 3, "rkv"])
+def test_names_that_tables_cannot_show_are_refused(name: object, tmp_path: Path) -> None:
+    path = tmp_path / "named.py"
+    path.write_text(f"from kv_agents.base import Agent\nclass Mine(Agent):\n    name = {name!r}\n    score = len\n")
+    with pytest.raises(ConfigError, match="name"):
+        load_agent(f"{path}:Mine")
+    path.write_text(path.read_text().replace(f"name = {name!r}", f"name = {'x' * 64!r}"))
+    assert load_agent(f"{path}:Mine").name == "x" * 64
+
+
+@pytest.mark.parametrize("name", ["gkv", "snapkv", "rkv"])
+def test_an_agent_gets_as_many_queries_as_it_reads(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    agent = load_agent(name, n_obs=64)
+    seen = set()
+    score = type(agent).score
+
+    def counting(self: Agent, slots: SlotView) -> object:
+        seen.add((slots.query_positions(64).shape[-1], 64))
+        return score(self, slots)
+
+    monkeypatch.setattr(type(agent), "score", counting)
+    bench = Bench("KVEvict-AIME-v0", [agent], [64], problems=2, options={"max_new_tokens": 150})
+    run_bench(bench, tmp_path / "rows.jsonl")
+    assert max(found for found, _ in seen) == 64
+    assert all(found == wanted for found, wanted in seen)

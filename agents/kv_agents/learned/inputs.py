@@ -226,6 +226,9 @@ def missing_columns(columns: Columns) -> list[str]:
     """What is not computed (any more), in words."""
     found = []
     for name, wanted in columns.items():
+        if name not in INPUTS:
+            found.append(f"input {name!r}")
+            continue
         there = INPUTS[name].columns
         for column in (column for column in wanted if column not in there):
             same = [other for other in there if other.split("@")[0] == column.split("@")[0]]

@@ -65,7 +65,7 @@ def test_window_options_are_checked(
         agent_class(kernel=4)
     with pytest.raises(ConfigError, match="n_obs >= 1"):
         agent_class(n_obs=0)
-    with pytest.raises(ConfigError, match="n_obs=33 is more queries than the cache keeps"):
+    with pytest.raises(ConfigError, match="33 queries were asked for; the cache keeps 32"):
         agent_class(n_obs=33).score(make_view(make_cache()))
 
 

@@ -67,7 +67,7 @@ def test_a_page_says_everything_about_its_environment(env_id):
 
 def test_settings_of_an_environment_stand_out():
     arguments = section(pages.render_page("KVEvict-AIME24-v0"), "Arguments")
-    assert row(arguments, "`budget`")[1:3] == ["**`2048`** (else `128`)", "int >= 1"]
+    assert row(arguments, "`budget`")[1:3] == ["**`2048`** (else `128`)", "int >= 1 and <= 1048576"]
     assert row(arguments, "`problems`")[1] == "**`aime24`**"
     assert row(arguments, "`n_sink`")[1] == "`0`"
     assert row(arguments, "`top_p`")[1:3] == ["**`0.95`** (else `1.0`)", "float > 0 and <= 1"]
