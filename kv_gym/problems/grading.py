@@ -4,24 +4,25 @@ r"""Extract the answer from a generation and compare it to the gold answer by ma
 
 A generation is data that nobody vouches for. It is bounded in length, never evaluated as Python, and whatever needs
 sympy runs in a child process of bounded memory, which is killed when its time is up. math-verify's own timeouts use
-`signal.alarm`, which fails outside the main thread. POSIX only.
+`signal.alarm`, which fails outside the main thread. Where Python has no `resource` module (Windows), memory is not
+bounded.
 """
 
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import json
 import logging
 import os
+import queue
 import re
-import signal
-import socket
 import subprocess
 import sys
 import threading
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from kv_gym.errors import KVGymError
 
@@ -227,6 +228,7 @@ class _Worker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._replies: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._ready = False
 
     def warm_up(self) -> None:
@@ -250,28 +252,32 @@ class _Worker:
         if process is not None:
             process.kill()
             process.wait()
-            self._channel.close()
+            _close(process)
 
     def forget(self) -> None:
-        """Leave the process to the parent, after a fork: two users of one channel would get each other's replies."""
+        """Leave the process to the parent, after a fork: two users of its pipes would get each other's replies."""
         if self._process is not None:
             self._process.returncode = 0  # not our child; keeps Popen from waiting for it
-            self._channel.close()
+            _close(self._process)
         self._process = None
         self._lock = threading.Lock()  # another thread may have held it at the fork
 
     def _start(self) -> None:
-        self._channel, theirs = socket.socketpair()
         self._ready = False
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(Path(__file__).parents[1]), *sys.path],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONHASHSEED": "0"},  # sympy's orderings, hence its timings, depend on it
-                start_new_session=True,  # Ctrl-C is for us
-            )
+        self._replies = queue.SimpleQueue()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, str(Path(__file__).parents[1]), *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env={**os.environ, "PYTHONHASHSEED": "0"},  # sympy's orderings, hence its timings, depend on it
+            start_new_session=True,  # Ctrl-C is for us; on Windows, the flag says so
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+        # A thread, as a pipe has no timeout on every system.
+        assert self._process.stdout is not None
+        threading.Thread(target=_read_lines, args=(self._process.stdout, self._replies), daemon=True).start()
 
     def _ensure_ready(self) -> None:
         if self._process is None or self._process.poll() is not None:
@@ -287,58 +293,70 @@ class _Worker:
 
     def _exchange(self, line: bytes, timeout: float) -> bytes:
         """Send a line and read one; b"" if the worker is late or gone."""
+        assert self._process is not None and self._process.stdin is not None
         try:
-            self._channel.settimeout(timeout)
-            self._channel.sendall(line)
-            return self._read_line()
-        except OSError:  # TimeoutError is one
+            self._process.stdin.write(line)
+            return self._replies.get(timeout=timeout)
+        except (OSError, queue.Empty):
             return b""
         except BaseException:
             self.stop()  # after Ctrl-C, a late reply must not answer the next request
             raise
 
-    def _read_line(self) -> bytes:
-        # By hand: a buffered reader holds a lock while it reads, and a process forked then could never close it.
-        line = b""
-        while not line.endswith(b"\n"):
-            chunk = self._channel.recv(64)
-            if not chunk:
-                return b""
-            line += chunk
-        return line
+
+def _read_lines(stream: IO[bytes], replies: queue.SimpleQueue[bytes]) -> None:
+    """Hand over the lines of a process as they come, and b"" at the end; `stream` is unbuffered.
+
+    By hand: a buffered reader holds a lock while it reads, and a process forked then could never close it.
+    """
+    line = b""
+    while chunk := stream.read(64):
+        line += chunk
+        if line.endswith(b"\n"):
+            replies.put(line)
+            line = b""
+    stream.close()
+    replies.put(b"")
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    """Close our end of what is written to a process; the other pipe ends with it, and its reader closes that."""
+    assert process.stdin is not None
+    process.stdin.close()
 
 
 _worker = _Worker()
 atexit.register(_worker.stop)
-os.register_at_fork(after_in_child=_worker.forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_worker.forget)
 
 
 # --- The worker, seen from inside --------------------------------------------------------------------------------
 
 
 def _serve() -> None:
-    """Answer requests, one JSON object a line on standard input's socket, until the parent closes it."""
+    """Answer requests, one JSON object a line on standard input, until the parent closes it."""
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no reply
     _limit_resources()
     _equal(r"\frac{x^2-1}{\sqrt{3}}", r"\frac{(x-1)(x+1)}{\sqrt{3}}")  # sympy imports and caches on first use
     _equal("(1, 2)", "(1, 3)")
     _never_evaluate()
-    with socket.socket(fileno=0) as channel, channel.makefile("rw") as lines:
-        lines.write("ready\n")
-        lines.flush()
-        for line in lines:
-            request = json.loads(line)
-            # Ends the process by itself, should the parent be killed while it computes.
-            signal.setitimer(signal.ITIMER_REAL, request["timeout"] + 1)
-            equal = _equal(request["answer"], request["gold"])
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            lines.write(json.dumps(equal) + "\n")
-            lines.flush()
+    replies.write(b"ready\n")
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        # Ends the process by itself, should the parent be killed while it computes; even in the middle of C code.
+        faulthandler.dump_traceback_later(request["timeout"] + 1, exit=True)
+        equal = _equal(request["answer"], request["gold"])
+        faulthandler.cancel_dump_traceback_later()
+        replies.write(json.dumps(equal).encode() + b"\n")
 
 
 def _limit_resources() -> None:
-    import resource
-
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
     limits = {resource.RLIMIT_AS: MEMORY_LIMIT, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
     for kind, limit in limits.items():
         try:

@@ -389,12 +389,13 @@ def test_timeout_works_outside_the_main_thread() -> None:
 
 
 def test_interrupted_request_does_not_answer_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt() -> bytes:
-        raise KeyboardInterrupt
+    class Interrupted:
+        def get(self, timeout: float) -> bytes:
+            raise KeyboardInterrupt
 
     warm_up()
     with monkeypatch.context() as patch:
-        patch.setattr(grading._worker, "_read_line", interrupt)
+        patch.setattr(grading._worker, "_replies", Interrupted())
         with pytest.raises(KeyboardInterrupt):
             same_answer(r"\sqrt{16}", "4")
     assert not same_answer(r"\sqrt{16}", "5")
