@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kv_gym.commands.console import console, say
+from kv_gym.leaderboard.text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 SUBMISSIONS = Path("leaderboards/submissions")
 SITE = Path("leaderboards/site/index.html")
 README = Path("leaderboards/README.md")
+PREVIEW = Path("runs/preview.html")
 
 leaderboard_app = typer.Typer(help="Rank submissions and build the site.", no_args_is_help=True)
 
@@ -44,18 +46,28 @@ def rank(
 @leaderboard_app.command()
 def build(
     submissions: Annotated[Path, typer.Option(help="Folder that holds submissions.")] = SUBMISSIONS,
-    out: Annotated[Path, typer.Option(help="The site, one HTML file.")] = SITE,
+    preview: Annotated[
+        Path | None, typer.Option(help="Show this submission too, a trial as well; the README is not written.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help=f"The site, one HTML file. Default: {SITE}; of a preview {PREVIEW}.")
+    ] = None,
     readme: Annotated[Path, typer.Option(help="The ranking as Markdown.")] = README,
 ) -> None:
     """Write the site and the README of the leaderboard; the same submissions give the same bytes."""
     from kv_gym.leaderboard.protocol import read_protocol
-    from kv_gym.leaderboard.rank import build_board, read_submissions
+    from kv_gym.leaderboard.rank import add_preview, build_board, read_submissions
     from kv_gym.leaderboard.readme import readme as readme_text
     from kv_gym.leaderboard.site import page
 
     protocol, found = read_protocol(), read_submissions(submissions)
+    if preview:
+        found = add_preview(found, preview)
     board = build_board(found, protocol)
-    for path, text in ((out, page(board, found, protocol)), (readme, readme_text(board, protocol))):
+    texts = {out or (PREVIEW if preview else SITE): page(board, found, protocol)}
+    if not preview:
+        texts[readme] = readme_text(board, protocol)
+    for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")
         say(f"{len(board.standings)} lines: {path}")
@@ -106,8 +118,3 @@ def _text(interval: Interval | None) -> str:
         return ""
     value, low, high = (round(number, 1) + 0.0 for number in (interval.value, interval.low, interval.high))  # no -0.0
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def printable(text: str) -> str:
-    """Text without what could move the cursor."""
-    return "".join(char if char.isprintable() else " " for char in text)

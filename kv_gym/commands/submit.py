@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +11,9 @@ from typing import Annotated
 import typer
 
 from kv_gym.commands.console import BarProgress, console, say, watched
-from kv_gym.commands.leaderboard import SUBMISSIONS, printable
+from kv_gym.commands.leaderboard import SUBMISSIONS
 from kv_gym.commands.options import parse_pairs
+from kv_gym.leaderboard.text import printable
 
 submit_app = typer.Typer(help="Put an agent on the leaderboard, or check a submission.", no_args_is_help=True)
 
@@ -57,13 +59,14 @@ def new(
     full = read_protocol(protocol)
     played = full.reduced(problems, budget or [])
     title = title or name.rpartition(":")[2]
+    trial = played != full
     heading = make_heading(
-        title=title, slug=slug or slug_of(title), authors=author, link=link, division=division.value,
-        trial=played != full,
+        title=title, slug=slug or slug_of(title), authors=author, link=link, division=division.value, trial=trial,
+        reduced={"problems": problems, "budgets": budget or []} if trial else None,
     )  # fmt: skip
     entry = Entry(name, parse_pairs(pairs, "NAME,"), heading)
     folder = watched(lambda progress: make_submission(entry, played, out, progress), out, "episodes")
-    say(f"submission: {folder}")
+    say(f"{'trial, no leaderboard entry' if trial else 'submission'}: {folder}")
     print(folder)
 
 
@@ -88,6 +91,7 @@ def check(
     from kv_gym.leaderboard.verify import check_submission
 
     if rerun:
+        sys.dont_write_bytecode = True  # the folder stays as it is, also where the agent imports something late
         say(f"WARNING: --rerun runs the code in {folder / 'agent'}. Do that only in a place you can lose.")
     with BarProgress() as progress:
         verdict = check_submission(
@@ -96,7 +100,7 @@ def check(
     if as_json:
         print(json.dumps({"ok": verdict.ok, **asdict(verdict)}, indent=1))
     else:
-        _print(verdict.notes, [(finding.code, finding.detail) for finding in verdict.findings])
+        _print(verdict.notes, [(finding.code, finding.detail) for finding in verdict.findings], verdict.trial)
     if not verdict.ok:
         raise typer.Exit(1)
 
@@ -112,17 +116,18 @@ def schemas(
     say(f"schemas: {out}")
 
 
-def _print(notes: list[str], findings: list[tuple[str, str]]) -> None:
+def _print(notes: list[str], findings: list[tuple[str, str]], trial: bool) -> None:
     """Show a verdict; what submitters wrote is plain text."""
     from rich.text import Text
 
     for note in notes:
-        console().print(Text(note))
+        console().print(Text(printable(note)))
     for code, detail in findings[:20]:
         text = printable(detail)
         console().print(Text.assemble((f"{code}: ", "bold red"), text))
     if len(findings) > 20:
         console().print(Text(f"and {len(findings) - 20} more"))
-    console().print(
-        Text("refused" if findings else "nothing speaks against it", "bold red" if findings else "bold green")
-    )
+    if findings:
+        console().print(Text("refused", "bold red"))
+    else:
+        console().print(Text(f"nothing speaks against it{', a trial' if trial else ''}", "bold green"))

@@ -16,6 +16,11 @@ MIB = 2**20
 LIMITS = {"submission.json": MIB, "system.json": MIB, "SHA256SUMS": MIB}
 LIMIT = 64 * MIB  # of every other file
 INFLATED = 512 * MIB  # of what a packed file holds
+AGENT_FOLDER = "agent"
+MAX_PLACE = 150  # characters of a path inside it
+_PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
+PLACE = rf"{_PART}(/{_PART}){{0,4}}"
+"""A path inside the agent's folder."""
 
 
 class FileRefused(KVGymError, ValueError):

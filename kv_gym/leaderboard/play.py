@@ -17,7 +17,8 @@ from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord, full_cache_record, tokens_hash
 from kv_gym.engine.reference import Reference
 from kv_gym.leaderboard.protocol import Protocol, ProtocolEnv
-from kv_gym.leaderboard.submission import SubmittedEpisode, episode_key
+from kv_gym.leaderboard.submission import MAX_FAILED, SubmittedEpisode, episode_key
+from kv_gym.leaderboard.text import one_line
 from kv_gym.llm.loading import FrozenLLM, load_llm
 
 
@@ -114,7 +115,8 @@ def _failed_row(cell: BoardCell, episode: Episode, failed: str) -> SubmittedEpis
     return SubmittedEpisode(
         env_id=cell.env_id, budget=cell.config.budget, problem=episode.problem.id, seed=episode.seed,
         family=episode.problem.family, correct=0.0, correct_full=episode.reference.correct, tokens=0, steps=0, stop="",
-        kv_slots_mean=0.0, kv_slots_peak=0, tokens_sha256=nothing, actions_sha256=nothing, failed=failed,
+        kv_slots_mean=0.0, kv_slots_peak=0, tokens_sha256=nothing, actions_sha256=nothing,
+        failed=one_line(failed, MAX_FAILED),
     )  # fmt: skip
 
 

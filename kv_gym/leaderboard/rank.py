@@ -20,10 +20,12 @@ from kv_gym.bench.intervals import Interval, proportion_interval
 from kv_gym.errors import KVGymError, first_complaint
 from kv_gym.leaderboard.players import Arena, Cell, CellFacts, Player, RankError, Role
 from kv_gym.leaderboard.protocol import Protocol
+from kv_gym.leaderboard.rules import trial_text
 from kv_gym.leaderboard.scores import Draws, Floats, better, cell_draws, score_draws
 from kv_gym.leaderboard.submission import ReadSubmission, SubmittedAgent, SubmittedEpisode, read_submission
 
 FULL_CACHE = "full_cache"  # no slug has an underscore
+PREVIEWED = "_trial"  # ends the slug of a trial that is shown
 SEED = 0  # of the bootstrap
 DIVISIONS = ("closed", "open")
 
@@ -131,27 +133,53 @@ def _read(folder: Path) -> ReadSubmission:
         raise RankError(f"{folder} cannot be read. {reason} `kv-gym submit check {folder}` says more.") from error
 
 
+def add_preview(submissions: Sequence[ReadSubmission], folder: Path) -> list[ReadSubmission]:
+    """Add a submission that may lie elsewhere; a trial gets a name of its own, so that the board shows it.
+
+    Raises:
+        RankError: It cannot be read.
+    """
+    one, others = _read(folder), [other for other in submissions if other.folder.resolve() != folder.resolve()]
+    if not one.submission.trial:
+        return [*others, one]
+    said = {"slug": one.submission.slug + PREVIEWED, "title": f"{one.submission.title} (trial)"}
+    return [*others, replace(one, submission=one.submission.model_copy(update=said))]
+
+
 def build_board(submissions: Iterable[ReadSubmission], protocol: Protocol) -> Board:
     """Rank submissions that were read and checked.
 
-    Of one slug the newest counts; trials do not count at all.
+    Of one slug the newest counts; trials do not count at all, and only a previewed one (`add_preview`) is shown.
 
     Raises:
-        RankError: There are submissions, but no complete one of random eviction; or the full cache is no better than
-            random eviction in some cell.
+        RankError: There are submissions or a preview, but no complete one of random eviction; or the full cache is no
+            better than random eviction in some cell.
     """
     submissions = list(submissions)
     real = [found for found in submissions if not found.submission.trial]
-    n_trials = len(submissions) - len(real)
-    if not real:
+    previewed = [found for found in submissions if found.submission.slug.endswith(PREVIEWED)]
+    n_trials = len(submissions) - len(real) - len(previewed)
+    if not real and not previewed:
         return Board(protocol.id, [], [], n_trials)
     players = [Player(found, replaced) for found, replaced in _newest(real)]
     arena = Arena.of(players, protocol)
     for player in players:
         player.missing = arena.missing_of(player)
     standings = _played(arena, [player for player in players if not player.missing])
-    standings += [_standing(player, arena, "incomplete") for player in players if player.missing]
+    incomplete = [player for player in players if player.missing] + [_trial(found, arena) for found in previewed]
+    standings += [_standing(player, arena, "incomplete") for player in incomplete]
     return Board(protocol.id, arena.facts(), standings, n_trials)
+
+
+def _trial(found: ReadSubmission, arena: Arena) -> Player:
+    """A trial as a player; what it did in cells that the board has not is said in words."""
+    player = Player(found, 0)
+    player.missing = [f"a trial, no leaderboard entry: {trial_text(found.submission)}"]
+    for cell, rows in player.cells.items():
+        if cell not in arena.cells:
+            right = sum(row.correct for row in rows.values())
+            player.missing.append(f"{right:g} of {len(rows)} episodes of {cell[0]} at budget {cell[1]} right")
+    return player
 
 
 def _newest(found: Sequence[ReadSubmission]) -> list[tuple[ReadSubmission, int]]:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.stats import binomtest, fisher_exact
 
-from kv_gym.agents import AgentLike, load_agent
 from kv_gym.bench.guard import prepare_watched
 from kv_gym.bench.plan import Episode, plays
 from kv_gym.bench.progress import Progress
+from kv_gym.leaderboard.alone import build
 from kv_gym.leaderboard.finding import Finding
 from kv_gym.leaderboard.play import BoardCell, play_cell, references
 from kv_gym.leaderboard.protocol import Protocol
@@ -29,7 +29,10 @@ def rerun_findings(
     Returns:
         (Reasons to refuse, what was done).
     """
-    agent = build(found)
+    try:
+        agent = build(found.folder, found.submission.agent)
+    except Exception as error:  # a stranger's code may raise anything
+        return [Finding("rerun.load", f"{type(error).__name__}: {error}")], "the agent could not be loaded"
     for cell in cells:
         prepare_watched(cell.llm, agent)
     rng = np.random.default_rng(seed)
@@ -48,16 +51,6 @@ def rerun_findings(
             fresh.append(row)
             progress.advance(1)
     return list(compare(found.episodes, again, fresh)), summary(again, fresh)
-
-
-def build(found: ReadSubmission) -> AgentLike:
-    """Load the submitted agent from its folder, or the installed one."""
-    agent, options = found.submission.agent, dict(found.submission.agent.options)
-    if agent.kind == "file":
-        return load_agent(f"{found.folder / agent.file}:{agent.class_name}", **options)
-    if agent.kind == "checkpoint":
-        options["checkpoint"] = str(found.folder / agent.file)
-    return load_agent(agent.class_name, **options)
 
 
 def fresh_episodes(

@@ -78,12 +78,16 @@ def _rounded(value: Any) -> Any:
     return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
 
 
+def _shown(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, list | dict) or value is None else str(value)
+
+
 def details_of(found: ReadSubmission) -> dict[str, Any]:
     """Where a submission comes from: groups of (name, value, whether the value is code)."""
     submission, agent, system = found.submission, found.submission.agent, found.system
     git = submission.git or {}
     commit = f"{git.get('commit', 'unknown')}{', with changes' if git.get('dirty') else ''}"
-    options = ", ".join(f"{name}={value}" for name, value in sorted(agent.options.items()))
+    options = ", ".join(f"{name}={_shown(value)}" for name, value in sorted(agent.options.items()))
     groups: dict[str, list[tuple[str, str, bool]]] = {
         "Agent": [
             ("source", agent.source, True),

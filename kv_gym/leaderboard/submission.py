@@ -5,20 +5,35 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic_core import PydanticCustomError
 
 from kv_gym.errors import KVGymError
-from kv_gym.leaderboard.files import parse_json, read_bounded, unpack
+from kv_gym.leaderboard.files import (
+    AGENT_FOLDER,
+    MAX_PLACE,
+    MIB,
+    PLACE,
+    FileRefused,
+    parse_json,
+    read_bounded,
+    unpack,
+)
+from kv_gym.leaderboard.text import text_complaint
 
 SUBMISSION, EPISODES, ACTIONS, SYSTEM, SUMS = (
     "submission.json", "episodes.jsonl.gz", "actions.safetensors.xz", "system.json", "SHA256SUMS",
 )  # fmt: skip
-AGENT_FOLDER = "agent"
 MAX_TEXT = 200
+MAX_SOURCE, MAX_TRAINED, MAX_COMMAND, MAX_FAILED = 1000, 2000, 2000, 500
+MAX_EPISODES = 20_000  # fifty times those of the board
+MAX_EPISODES_BYTES = 32 * MIB  # unpacked
+MAX_OPTIONS = 4000  # characters of their JSON
 
 Text = Field(max_length=MAX_TEXT)
 Name = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
@@ -36,25 +51,33 @@ class SubmittedAgent(_Model):
     Attributes:
         name: What tables call it.
         source, sha256: Class with its settings, and hash of the file it is in (`kv_gym.identity.Identity`).
-        options: What it was built with.
+        options: What it was built with; of a file that travels, its path inside the submission.
         uses_hindsight, evicts: References do the one or not the other; they are lines, not entries.
         kind: `installed`: found by name. `checkpoint`: by name, with weights in `agent/`. `file`: its file is in
-            `agent/`.
+            `agent/`, with the modules that it imports from beside it and what it reads.
         trained: What a learned agent says of its training.
         file: Path inside the submission of the file that is loaded again, "" for an installed agent.
         class_name: The class in that file.
     """
 
     name: str = Text
-    source: str = Field(max_length=1000)
+    source: str = Field(max_length=MAX_SOURCE)
     sha256: str = Field(max_length=64)
-    options: dict[str, bool | int | float | str] = {}
+    options: dict[str, JsonValue] = {}
     uses_hindsight: bool = False
     evicts: bool = True
     kind: Literal["installed", "checkpoint", "file"]
-    trained: str = Field(default="", max_length=2000)
-    file: str = Field(default="", pattern=r"^(agent/[A-Za-z0-9_.-]{1,100})?$")
+    trained: str = Field(default="", max_length=MAX_TRAINED)
+    file: str = Field(default="", max_length=MAX_PLACE + 6, pattern=rf"^({AGENT_FOLDER}/{PLACE})?$")
     class_name: str = Text
+
+    @field_validator("options")
+    @classmethod
+    def _bounded(cls, options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        n = len(json.dumps(options))
+        if n > MAX_OPTIONS:
+            raise PydanticCustomError("options", f"{n:,} characters of JSON; {MAX_OPTIONS:,} are allowed")
+        return options
 
 
 class CellSummary(_Model):
@@ -80,6 +103,18 @@ class CellSummary(_Model):
     scoring_share: float | None = None
 
 
+class Reduction(_Model):
+    """What a trial played instead of the protocol.
+
+    Attributes:
+        problems: The first so many; None for those of the protocol.
+        budgets: Slots; none for those of the protocol.
+    """
+
+    problems: int | None = Field(default=None, ge=1)
+    budgets: list[Annotated[int, Field(ge=1)]] = Field(default=[], max_length=20)
+
+
 class Heading(_Model):
     """What a submitter says.
 
@@ -87,7 +122,8 @@ class Heading(_Model):
         title, authors, link: For the board; `link` may be "".
         slug: Short name; the folder is called ``<date>_<slug>``.
         division: `closed`: the board's models and problems, nothing else changed. `open`: anything else, explained.
-        trial: Played less than the protocol asks for; never an entry.
+        trial: Played something else than the protocol asks for; never an entry.
+        reduced: What a trial played.
     """
 
     title: str = Field(min_length=1, max_length=MAX_TEXT)
@@ -96,6 +132,7 @@ class Heading(_Model):
     link: str = Field(default="", pattern=r"^(https?://\S{1,300})?$")
     division: Literal["closed", "open"] = "closed"
     trial: bool = False
+    reduced: Reduction | None = None
 
 
 class Submission(Heading):
@@ -110,18 +147,27 @@ class Submission(Heading):
     """
 
     format: Literal[1] = 1
-    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    date: str = Field(pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}$")
     protocol: str = Text
     protocol_sha256: str = Hash
     agent: SubmittedAgent
     models: dict[str, str]
-    command: str = Field(max_length=2000)
+    command: str = Field(max_length=MAX_COMMAND)
     git: dict[str, str | bool] | None
     versions: dict[str, str]
     threads: int = Field(ge=1)
     width: int = Field(ge=1)
     references_sha256: str = Hash
     cells: list[CellSummary] = []
+
+    @field_validator("date")
+    @classmethod
+    def _real(cls, text: str) -> str:
+        try:
+            date.fromisoformat(text)
+        except ValueError as error:
+            raise PydanticCustomError("date", f"{text} is no day of the calendar") from error
+        return text
 
     @property
     def folder(self) -> str:
@@ -158,7 +204,7 @@ class SubmittedEpisode(_Model):
     actions_sha256: str = Hash
     seconds: float | None = Field(default=None, ge=0)
     scoring_seconds: float | None = Field(default=None, ge=0)
-    failed: str | None = Field(default=None, max_length=500)
+    failed: str | None = Field(default=None, max_length=MAX_FAILED)
 
     @property
     def key(self) -> str:
@@ -198,12 +244,25 @@ def read_submission(folder: Path) -> ReadSubmission:
     """Read a submission's data (not its actions); sizes are bounded.
 
     Raises:
-        FileRefused: A file is missing, too large or malformed.
+        FileRefused: A file is missing, too large or malformed, or a text holds what readers cannot see.
+        ValidationError: A value is none of its field.
     """
-    read = Submission.model_validate(parse_json(read_bounded(folder / SUBMISSION)))
-    system = System.model_validate(parse_json(read_bounded(folder / SYSTEM)))
-    lines = unpack(read_bounded(folder / EPISODES), EPISODES).splitlines()
-    return ReadSubmission(folder, read, [SubmittedEpisode.model_validate(parse_json(line)) for line in lines], system)
+    read = Submission.model_validate(_parsed(read_bounded(folder / SUBMISSION), SUBMISSION))
+    system = System.model_validate(_parsed(read_bounded(folder / SYSTEM), SYSTEM))
+    data = unpack(read_bounded(folder / EPISODES), EPISODES, MAX_EPISODES_BYTES)
+    n = data.count(b"\n")  # before a list is made of them
+    if n > MAX_EPISODES:
+        raise FileRefused("schema.episodes", f"{EPISODES} holds {n:,} lines; {MAX_EPISODES:,} are allowed.")
+    lines = data.removesuffix(b"\n").split(b"\n") if data else []
+    return ReadSubmission(folder, read, [SubmittedEpisode.model_validate(_parsed(x, EPISODES)) for x in lines], system)
+
+
+def _parsed(data: bytes, name: str) -> Any:
+    value = parse_json(data)
+    complaint = text_complaint(value)
+    if complaint:
+        raise FileRefused("schema.text", f"{name}: {complaint}")
+    return value
 
 
 def summarise(episodes: Sequence[SubmittedEpisode]) -> list[CellSummary]:

@@ -28,14 +28,19 @@ from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import sha256_of
 from kv_gym.errors import ConfigError, first_complaint
 from kv_gym.files import LineFile
-from kv_gym.identity import identity_of
+from kv_gym.identity import NotJSON, identity_of, json_value
 from kv_gym.leaderboard.actions import pack_actions
+from kv_gym.leaderboard.alone import check_alone
+from kv_gym.leaderboard.files import AGENT_FOLDER
+from kv_gym.leaderboard.luggage import luggage, packed_options
 from kv_gym.leaderboard.play import BoardCell, board_cells, play_cell, reference_digest
 from kv_gym.leaderboard.protocol import Protocol
 from kv_gym.leaderboard.submission import (
     ACTIONS,
-    AGENT_FOLDER,
     EPISODES,
+    MAX_COMMAND,
+    MAX_SOURCE,
+    MAX_TRAINED,
     SUBMISSION,
     SUMS,
     SYSTEM,
@@ -46,6 +51,7 @@ from kv_gym.leaderboard.submission import (
     System,
     summarise,
 )
+from kv_gym.leaderboard.text import one_line, text_complaint
 
 
 @dataclass(frozen=True)
@@ -67,14 +73,17 @@ def make_heading(**said: Any) -> Heading:
     """Check what a submitter says.
 
     Raises:
-        ConfigError: Something is too long or empty, the link is none, or the slug has other characters.
+        ConfigError: Something is too long or empty, holds what readers cannot see, the link is none, or the slug has
+            other characters.
     """
+    remedy = "Change --author, --title, --slug or --link of `kv-gym submit new`."
+    complaint = text_complaint(said)
+    if complaint:
+        raise ConfigError(f"{complaint} {remedy}")
     try:
         return Heading(**said)
     except ValidationError as error:
-        raise ConfigError(
-            f"{first_complaint(error)}. Change --author, --title, --slug or --link of `kv-gym submit new`."
-        ) from error
+        raise ConfigError(f"{first_complaint(error)}. {remedy}") from error
 
 
 def slug_of(title: str) -> str:
@@ -92,7 +101,8 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
         progress: Told how far it is.
 
     Raises:
-        KVGymError: The agent does not exist or refuses the model; or a submission of this name is there already.
+        KVGymError: The agent does not exist, refuses the model, or cannot be loaded from its submission alone; or a
+            submission of this name is there already.
     """
     date, heading = datetime.now(UTC).date().isoformat(), entry.heading
     agent = load_agent(entry.agent, **entry.options)
@@ -104,24 +114,37 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
         prepare_watched(llm, agent)
     source, references = identity_of(agent), reference_digest(cells)
     mark = sha256_of([protocol.sha256, source.where, source.sha256, references])
+    described, files = describe_agent(entry, agent)
     with Partial(out / f".{heading.slug}.partial.jsonl", mark) as partial:
+        folder = out / f".{heading.slug}.writing"
+        _pack(folder, files)
+        if files and not partial.rows:  # hours before the end, where it can be checked
+            check_alone(folder, described)
         _play_all(cells, agent, protocol.width, partial, progress)
         episodes = partial.in_order(cells)
-        folder = out / f".{heading.slug}.writing"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        described, files = describe_agent(entry, agent)
         submission = Submission(
             **heading.model_dump(), date=date, protocol=protocol.id, protocol_sha256=protocol.sha256,
             agent=described, models={cell.config.model: cell.llm.fingerprint for cell in cells},
-            command=provenance.command(), git=provenance.git_state(output=out), versions=provenance.versions(),
-            threads=torch.get_num_threads(), width=protocol.width, references_sha256=references,
-            cells=summarise(episodes),
+            command=one_line(provenance.command(), MAX_COMMAND), git=provenance.git_state(output=out),
+            versions=provenance.versions(), threads=torch.get_num_threads(), width=protocol.width,
+            references_sha256=references, cells=summarise(episodes),
         )  # fmt: skip
-        write_folder(folder, submission, episodes, partial.evicted, cells[0].llm.shape.device, files)
+        write_folder(folder, submission, episodes, partial.evicted, cells[0].llm.shape.device)
+        if files:
+            check_alone(folder, described)
         os.replace(folder, target)
         partial.remove()
     return target
+
+
+def _pack(folder: Path, files: dict[str, Path]) -> None:
+    """Copy the agent's files before it plays: what changes meanwhile did not play."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / AGENT_FOLDER).mkdir(parents=True)
+    for place, path in files.items():
+        target = folder / AGENT_FOLDER / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
 
 
 def _play_all(cells: list[BoardCell], agent: AgentLike, width: int, partial: Partial, progress: Progress) -> None:
@@ -173,7 +196,7 @@ class Partial:
             try:
                 found = json.loads(line)
                 self._keep(SubmittedEpisode.model_validate(found["row"]), _decode(found["evicted"]))
-            except (ValueError, KeyError, TypeError, IndexError, zlib.error) as error:  # ValidationError is one
+            except (ValueError, KeyError, TypeError, IndexError, RecursionError, zlib.error) as error:
                 raise ConfigError(
                     f"{self.path}, line {number} is damaged. Delete that line: its episode is played again. The other "
                     f"{len(self._file.lines) - 2} episodes stay."
@@ -218,33 +241,39 @@ def _decode(found: list[Any] | None) -> Tensor | None:
     return torch.from_numpy(values.copy()).reshape(found[0])
 
 
-def describe_agent(entry: Entry, agent: AgentLike) -> tuple[SubmittedAgent, list[Path]]:
-    """What a submission says of its agent, and the files that go into `agent/`."""
+def describe_agent(entry: Entry, agent: AgentLike) -> tuple[SubmittedAgent, dict[str, Path]]:
+    """What a submission says of its agent, and the files that go into `agent/`, by their place there.
+
+    Raises:
+        ConfigError: A file is none that a submission holds, or a text or option cannot be part of one.
+    """
     source = identity_of(agent)
-    kind: Literal["installed", "checkpoint", "file"] = "installed"
     name, colon, class_name = entry.agent.rpartition(":")
-    files: list[Path] = []
-    if colon:
-        kind, files = "file", [Path(name)]
-    elif hasattr(agent, "files"):
-        kind, files = "checkpoint", list(agent.files())
+    files = luggage(agent, Path(name) if colon else None)
+    kind: Literal["installed", "checkpoint", "file"] = "file" if colon else "checkpoint" if files else "installed"
     about = getattr(agent, "about", None)
-    described = SubmittedAgent(
-        name=agent.name, source=source.where, sha256=source.sha256, options=entry.options,
-        uses_hindsight=agent.uses_hindsight, evicts=agent.evicts, kind=kind, trained=about() if about else "",
-        file=f"{AGENT_FOLDER}/{files[0].name}" if files else "", class_name=class_name if colon else entry.agent,
-    )  # fmt: skip
+    try:
+        described = SubmittedAgent(
+            name=agent.name, source=one_line(source.where, MAX_SOURCE), sha256=source.sha256,
+            options=packed_options(json_value(entry.options), files), uses_hindsight=agent.uses_hindsight,
+            evicts=agent.evicts, kind=kind, trained=one_line(about(), MAX_TRAINED) if about else "",
+            file=f"{AGENT_FOLDER}/{next(iter(files))}" if files else "", class_name=class_name or entry.agent,
+        )  # fmt: skip
+        complaint = text_complaint(described.model_dump())
+    except NotJSON as error:
+        complaint = f"options: {error}. Options are numbers, texts, lists and objects."
+    except ValidationError as error:
+        complaint = f"{first_complaint(error)}."
+    if complaint:
+        raise ConfigError(f"agent {entry.agent!r} cannot be part of a submission: {complaint}")
     return described, files
 
 
 def write_folder(
     folder: Path, submission: Submission, episodes: list[SubmittedEpisode], evicted: dict[str, Tensor],
-    device: torch.device, files: list[Path],
+    device: torch.device,
 ) -> None:  # fmt: skip
-    """Write all files of a submission."""
-    (folder / AGENT_FOLDER).mkdir()
-    for path in files:
-        shutil.copyfile(path, folder / AGENT_FOLDER / path.name)
+    """Write all files of a submission beside its agent's."""
     (folder / SUBMISSION).write_text(json.dumps(submission.model_dump(mode="json"), indent=1) + "\n")
     lines = "".join(json.dumps(row.model_dump(mode="json")) + "\n" for row in episodes)
     (folder / EPISODES).write_bytes(gzip.compress(lines.encode(), 9, mtime=0))

@@ -13,14 +13,13 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from kv_gym.bench.plan import Episode
@@ -29,14 +28,15 @@ from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.engine.eviction import others
 from kv_gym.errors import first_complaint
 from kv_gym.leaderboard.actions import actions_hash, unpack_actions
-from kv_gym.leaderboard.files import FileRefused, parse_json, read_bounded
+from kv_gym.leaderboard.files import AGENT_FOLDER, FileRefused, read_bounded
 from kv_gym.leaderboard.finding import Finding
+from kv_gym.leaderboard.luggage import MAX_AGENT_FILES, check_content, check_place
 from kv_gym.leaderboard.play import BoardCell, board_cells, reference_digest, text_hash
 from kv_gym.leaderboard.protocol import Protocol
 from kv_gym.leaderboard.rerun import rerun_findings
+from kv_gym.leaderboard.rules import protocol_differences, rules_of, trial_text
 from kv_gym.leaderboard.submission import (
     ACTIONS,
-    AGENT_FOLDER,
     EPISODES,
     SUBMISSION,
     SUMS,
@@ -51,8 +51,7 @@ from kv_gym.llm.fingerprint import same_model
 Level = Literal["schema", "arithmetic", "replay", "rerun"]
 LEVELS: tuple[Level, ...] = ("schema", "arithmetic", "replay", "rerun")
 FILES = (SUBMISSION, EPISODES, ACTIONS, SYSTEM, SUMS)
-AGENT_TYPES = (".py", ".safetensors", ".json")
-MAX_AGENT_FILES = 8
+AHEAD = timedelta(days=1)  # a submission's date may be, for clocks differ
 TOLERANCE = 1e-6
 SAMPLE = 24
 
@@ -65,11 +64,13 @@ class Verdict:
         done: Levels that were looked at.
         findings: Reasons to refuse; none is fine.
         notes: What was done, for people.
+        trial: Whether it is one, and no entry.
     """
 
     done: list[Level] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    trial: bool = False
 
     @property
     def ok(self) -> bool:
@@ -103,9 +104,13 @@ def check_submission(
         verdict.add("schema", [Finding(refused.code, refused.detail)], "refused")
         return verdict
     verdict.add("schema", [], f"{len(found.episodes)} episodes, all files as they should be")
+    verdict.trial = found.submission.trial
+    if verdict.trial:
+        verdict.notes.append(f"trial: {trial_text(found.submission)}, no leaderboard entry")
     if level == "schema":
         return verdict
-    findings = list(_plan_findings(found, protocol))
+    board, protocol = protocol, rules_of(found.submission, protocol)
+    findings = list(_plan_findings(found, protocol, board))
     if not findings:
         cells = board_cells(protocol, progress)
         findings = list(arithmetic_findings(found, actions, cells))
@@ -142,12 +147,16 @@ def read_all(folder: Path) -> tuple[ReadSubmission, dict[str, Tensor]]:
         found = read_submission(folder)
     except ValidationError as error:
         raise _plain(error) from error
+    if date.fromisoformat(found.submission.date) > (today := datetime.now(UTC).date()) + AHEAD:
+        raise FileRefused("schema.date", f"date {found.submission.date} is to come; today is {today}.")
     if found.submission.folder != folder.resolve().name:
         raise FileRefused("schema.folder-name", f"the folder must be called {found.submission.folder}.")
     agent = found.submission.agent
     if (agent.kind == "installed") != (agent.file == "") or (agent.file and agent.file not in names):
         raise FileRefused("schema.agent-file", f"an agent of kind {agent.kind!r} with file {agent.file!r}.")
-    _check_agent_files(folder, names)
+    for name in names:
+        if name.startswith(f"{AGENT_FOLDER}/"):
+            check_content(folder / name)
     return found, unpack_actions(read_bounded(folder / ACTIONS), ACTIONS)
 
 
@@ -158,13 +167,13 @@ def _check_names(folder: Path) -> list[str]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise FileRefused("schema.symlink", f"{name} is a link. Put the file itself there.")
-        if path.is_dir() and name == AGENT_FOLDER:
+        in_agent = name.startswith(f"{AGENT_FOLDER}/")
+        if path.is_dir() and (in_agent or name == AGENT_FOLDER):
             continue
-        in_agent = path.parent == folder / AGENT_FOLDER
         if not path.is_file() or not (name in FILES or in_agent):
             raise FileRefused("schema.unknown-file", f"{name[:200]!r} is no part of a submission.")
-        if in_agent and (path.suffix not in AGENT_TYPES or not re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", path.name)):
-            raise FileRefused("schema.file-type", f"{name[:200]!r}: agent/ holds {', '.join(AGENT_TYPES)} only.")
+        if in_agent:
+            check_place(name.removeprefix(f"{AGENT_FOLDER}/"))
         names.append(name)
     missing = [name for name in FILES if name not in names]
     if missing:
@@ -191,36 +200,40 @@ def _check_sums(folder: Path, names: list[str]) -> None:
             raise FileRefused("schema.sums", f"{name} is not the file that {SUMS} lists.")
 
 
-def _check_agent_files(folder: Path, names: list[str]) -> None:
-    for name in (name for name in names if name.startswith(f"{AGENT_FOLDER}/")):
-        data = read_bounded(folder / name)
-        if name.endswith(".json"):
-            parse_json(data)
-        elif name.endswith(".safetensors"):
-            try:
-                load(data)
-            except (SafetensorError, ValueError) as error:
-                raise FileRefused("schema.agent-file", f"{name} is no safetensors file: {error}") from error
-        elif b"\0" in data:
-            raise FileRefused("schema.agent-file", f"{name} is no text.")
-
-
 def _plain(error: ValidationError) -> FileRefused:
     first = error.errors()[0]
-    code = {"extra_forbidden": "schema.unknown-key", "missing": "schema.missing-key"}.get(first["type"], "schema.value")
+    code = {
+        "extra_forbidden": "schema.unknown-key", "missing": "schema.missing-key", "date": "schema.date",
+    }.get(first["type"], "schema.value")  # fmt: skip
     return FileRefused("schema.format" if first["loc"] == ("format",) else code, first_complaint(error))
 
 
 # --- arithmetic --------------------------------------------------------------------------------------------------
 
 
-def _plan_findings(found: ReadSubmission, protocol: Protocol) -> Iterator[Finding]:
-    """What can be said without the model."""
+def _plan_findings(found: ReadSubmission, protocol: Protocol, board: Protocol) -> Iterator[Finding]:
+    """What can be said without the model.
+
+    Args:
+        found: The submission.
+        protocol: What it should have played: the board's, or less of it for a trial.
+        board: The board's.
+    """
     submission = found.submission
-    if submission.trial:
-        yield Finding("arithmetic.trial", "this is a trial run, with less than the protocol asks for, and no entry.")
-    if (submission.protocol, submission.protocol_sha256) != (protocol.id, protocol.sha256):
-        yield Finding("arithmetic.protocol", f"played by {submission.protocol}; the board's is {protocol.id}.")
+    if submission.trial and protocol == board:
+        yield Finding(
+            "arithmetic.trial",
+            "it says that it is a trial, but not what it played instead of the protocol (`reduced`). Make it again: "
+            "kv-gym submit new ... --problems N.",
+        )
+    if submission.reduced and not submission.trial:
+        yield Finding("arithmetic.trial", "`reduced` says that it is a trial, `trial` says that it is none.")
+    differences = "; ".join(protocol_differences(found, protocol))
+    if differences:
+        yield Finding(
+            "arithmetic.protocol",
+            f"{differences}. Check it with the protocol it played (--protocol FILE), or make it again.",
+        )
     twice = [key for key, n in Counter(row.key for row in found.episodes).items() if n > 1]
     if twice:
         yield Finding("arithmetic.duplicate-episode", f"{len(twice)} episodes are there twice, such as {twice[0]}.")

@@ -61,6 +61,22 @@ def test_build_writes_the_site_and_the_readme(folder: Path, tmp_path: Path) -> N
     assert first[0].startswith(b"<!doctype html>") and b"# Leaderboard" in first[1]
 
 
+def test_build_shows_a_preview_and_leaves_the_board_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The trial stands on a page of its own under `runs/`; the board's page and README are not written."""
+    trial = submission("trial", {(ENV, 64): [1.0, 0.0]}, title="T", trial=True, reduced={"problems": 2, "budgets": []})
+    real = sys.modules["kv_gym.leaderboard.rank"].read_submission
+    monkeypatch.setattr("kv_gym.leaderboard.rank.read_submission", lambda x: trial if x.name == "t" else real(x))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        main(["leaderboard", "build", "--submissions", str(folder), "--preview", "elsewhere/t"])
+    html = (tmp_path / "runs" / "preview.html").read_text()
+    assert "a trial, no leaderboard entry: played 2 problems an environment at all budgets" in html
+    assert '"title":"T (trial)"' in html and not (tmp_path / "leaderboards").exists()
+    assert "runs/preview.html" in capsys.readouterr().err
+
+
 def test_a_missing_folder_ends_with_2_and_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["leaderboard", "rank", str(tmp_path / "nowhere")])

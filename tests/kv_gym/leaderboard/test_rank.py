@@ -10,7 +10,7 @@ from made_submissions import ENV, OTHER, protocol, submission
 from made_submissions import board as ranked
 
 from kv_gym.leaderboard.players import RankError
-from kv_gym.leaderboard.rank import Board, Standing, read_submissions
+from kv_gym.leaderboard.rank import Board, Standing, add_preview, read_submissions
 
 N = 40
 ONE = protocol({ENV: [64]}, N)
@@ -183,3 +183,40 @@ def test_a_folder_that_holds_no_submission_is_named(tmp_path: Path) -> None:
     (tmp_path / "2026-11-23_mine" / "submission.json").write_text("{}")
     with pytest.raises(RankError, match=r"2026-11-23_mine cannot be read\. title: Field required"):
         read_submissions(tmp_path)
+
+
+def test_a_previewed_trial_is_shown_without_a_rank_beside_the_entry_of_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three of four problems at a budget of the board, two of two at another; nothing else on the board moves."""
+    entries = [one("random", first(0)), one("mine", first(8))]
+    cells = {(ENV, 64): first(3, 4), (ENV, 96): first(2, 2)}
+    trial = submission("mine", cells, title="Mine", trial=True, reduced={"problems": 4, "budgets": [64, 96]})
+    monkeypatch.setattr("kv_gym.leaderboard.rank.read_submission", lambda _: trial)
+    board, without = ranked(add_preview(entries, Path("trial")), ONE), ranked(entries, ONE)
+    [*others, shown] = board.standings
+    assert others == without.standings and board.n_trials == 0
+    assert (shown.title, shown.slug, shown.role, shown.rank, shown.score) == (
+        "Mine (trial)", "mine_trial", "incomplete", None, None,
+    )  # fmt: skip
+    assert shown.cells[0].accuracy.value == 0.75
+    assert shown.missing == [
+        "a trial, no leaderboard entry: played 4 problems an environment at budgets 64, 96",
+        f"2 of 2 episodes of {ENV} at budget 96 right",
+    ]
+    assert ranked([*entries, trial], ONE).n_trials == 1, "only what is previewed is shown"
+
+
+def test_a_preview_of_a_real_submission_is_ranked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [one("random", first(0)), one("mine", first(8))]
+    monkeypatch.setattr("kv_gym.leaderboard.rank.read_submission", lambda _: entries[1])
+    for found in (entries, entries[:1]):
+        board = ranked(add_preview(found, entries[1].folder), ONE)
+        assert [(x.slug, x.replaced) for x in board.of_role("entry")] == [("mine", 0), ("random", 0)]
+
+
+def test_a_preview_needs_something_to_be_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = one("mine", first(3, 4), trial=True)
+    monkeypatch.setattr("kv_gym.leaderboard.rank.read_submission", lambda _: trial)
+    with pytest.raises(RankError, match="none of these 0 submissions is of the agent 'random'"):
+        ranked(add_preview([], Path("trial")), ONE)

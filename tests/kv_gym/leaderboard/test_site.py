@@ -82,3 +82,9 @@ def test_a_dirty_or_unknown_tree_is_said() -> None:
     for git, said in (({"commit": "d" * 40, "dirty": True}, "d" * 40 + ", with changes"), (None, "unknown")):
         groups = data_of(built(git=git))["details"]["mine"]["provenance"]
         assert ["commit", said, True] in [row for group in groups for row in group["rows"]]
+
+
+def test_options_that_are_no_single_value_are_shown_as_json() -> None:
+    options = {"a": [1, None], "b": {"c": True}, "d": None, "e": "x", "f": True}
+    groups = data_of(built(agent_options=options))["details"]["mine"]["provenance"]
+    assert ["options", 'a=[1, null], b={"c": true}, d=null, e=x, f=True', True] in groups[0]["rows"]

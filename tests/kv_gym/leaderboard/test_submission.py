@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from safetensors.torch import load, save
 from kv_gym.bench.progress import Silent
 from kv_gym.commands import main as cli
 from kv_gym.errors import ConfigError
+from kv_gym.leaderboard import submit
 from kv_gym.leaderboard.actions import actions_hash, pack_actions, unpack_actions
 from kv_gym.leaderboard.files import FileRefused, parse_json, read_bounded, unpack
 from kv_gym.leaderboard.protocol import Protocol, read_protocol
 from kv_gym.leaderboard.submission import ACTIONS, EPISODES, SUBMISSION, SUMS, read_submission, schemas, summarise
 from kv_gym.leaderboard.submit import Entry, make_heading, make_submission, slug_of, write_sums
+from kv_gym.leaderboard.text import text_complaint
 from kv_gym.leaderboard.verify import check_submission, draw_sample
 
 REPOSITORY = Path(__file__).parents[3]
@@ -41,26 +44,20 @@ class Mine(Agent):
         return -slots.positions.float()
 '''
 
+DEEP = "[" * 400 + "1" + "]" * 400
+
 Change = Callable[[Path], None]
 
 
 @pytest.fixture(scope="session")
-def protocol(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("protocol") / "small.yaml"
-    path.write_text(
-        "id: small\nsplit: test\nseeds: 1\nwidth: 4\n"
-        "cells: [{env_id: KVEvict-AIME-v0, model: tiny, budgets: [160], problems: 4}]\n"
-    )
-    return path
-
-
-@pytest.fixture(scope="session")
 def submission(protocol: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of an agent in a file of one's own."""
+    """Of an agent in a file of one's own; `test_alone` loads agents from their submissions."""
     folder = tmp_path_factory.mktemp("submissions")
     (folder / "mine.py").write_text(MINE)
     entry = Entry(f"{folder / 'mine.py'}:Mine", {}, HEADING)
-    return make_submission(entry, read_protocol(protocol), folder, Silent())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(submit, "check_alone", lambda *_: None)
+        return make_submission(entry, read_protocol(protocol), folder, Silent())
 
 
 def copy(submission: Path, tmp_path: Path) -> Path:
@@ -167,6 +164,15 @@ def link(folder: Path) -> None:
     (folder / "system.json").symlink_to(folder.parent / "system.json")
 
 
+def many_rows(folder: Path) -> None:
+    line = gzip.decompress((folder / EPISODES).read_bytes()).splitlines(keepends=True)[0]
+    (folder / EPISODES).write_bytes(gzip.compress(line * 20_001))
+
+
+def long_rows(folder: Path) -> None:
+    (folder / EPISODES).write_bytes(gzip.compress(b" " * (2**25 + 1)))
+
+
 def after_sums(change: Change) -> Change:
     change.after_sums = True  # type: ignore[attr-defined]
     return change
@@ -224,7 +230,36 @@ TAMPERED: dict[str, tuple[str, Change]] = {
     ),
     "actions that are floats": ("schema.actions-type", on_actions(lambda evicted: evicted.float())),
     "another folder name": ("schema.folder-name", on_submission(slug="yours")),
-    "a trial": ("arithmetic.trial", on_submission(trial=True)),
+    "a day that is none": ("schema.date", on_submission(date="2026-02-30")),
+    "digits of another script": ("schema.text", on_submission(date="\u0662026-11-27")),
+    "a day to come": ("schema.date", on_submission(date="2999-01-01")),
+    "a title that turns around": ("schema.text", on_submission(title="Mine \u202eenim")),
+    "a title of two lines": ("schema.text", on_submission(title="Mine\nrank 1")),
+    "a title in fullwidth digits": ("schema.text", on_submission(title="Top \uff11")),
+    "an author who moves the cursor": ("schema.text", on_submission(authors=["me", "\x1b[2J"])),
+    "half of a character": ("schema.text", on_agent(name="\ud800")),
+    "an invisible key": ("schema.text", on_submission(versions={"torch\u200b": "2"})),
+    "a machine with a bell": ("schema.text", text("system.json", '{"hardware": {"cpu": "\\u0007"}}')),
+    "a failure that clears the screen": (
+        "schema.text",
+        on_rows(lambda rows: rows[0].update(failed="\x9b2J"), again=False),
+    ),
+    "an option that turns around": ("schema.text", on_agent(options={"a": [{"b": "\u2067"}]})),
+    "options without end": ("schema.value", on_agent(options={"a": list(range(4000))})),
+    "options without ground": (
+        "schema.value",
+        edit_text(SUBMISSION, '"options": {}', '"options": {"a": ' + DEEP + "}"),
+    ),
+    "more episodes than anybody plays": ("schema.episodes", many_rows),
+    "episodes that are blank": ("schema.inflated-size", long_rows),
+    "a file that climbs": ("schema.value", on_agent(file="agent/../mine.py")),
+    "a hidden file": ("schema.file-type", text("agent/.mine.py", "x = 1")),
+    "a trial that played it all": ("arithmetic.trial", on_submission(trial=True)),
+    "a trial that says it is none": ("arithmetic.trial", on_submission(reduced={"problems": 4, "budgets": []})),
+    "a trial of something else": (
+        "arithmetic.protocol",
+        on_submission(trial=True, reduced={"problems": 2, "budgets": []}),
+    ),
     "another protocol": ("arithmetic.protocol", on_submission(protocol_sha256="0" * 64)),
     "a better mean": ("arithmetic.aggregate", on_cell(accuracy=0.99)),
     "a cell less": ("arithmetic.cell-set", on_submission(cells=[])),
@@ -283,6 +318,25 @@ def test_a_score_that_was_not_earned_is_found_by_playing_again(
 # --- parts -------------------------------------------------------------------------------------------------------
 
 
+def test_texts_are_what_readers_see() -> None:
+    for fine in (
+        "R-KV, \u03bb = 0.1 \u2014 \u4e2d\u6587 caf\u00e9 \u2764\ufe0f",
+        {"a": [None, 1, True, {"b": "c"}]},
+        "",
+    ):
+        assert text_complaint(fine) == ""
+    assert text_complaint({"a": [{"b": "x\u202ey"}]}).startswith("a.0.b holds U+202E (RIGHT-TO-LEFT OVERRIDE)")
+    assert text_complaint({"a": {"\u0661": 1}}).startswith("a key of a holds U+0661 (ARABIC-INDIC DIGIT ONE)")
+    for refused in "\0\t\n\r\x7f\x85\xa0\xad\u061c\u200b\u200e\u2028\u2029\u202a\u2066\ufeff\ud800\uff10":
+        assert text_complaint(["x" + refused])
+
+
+def test_a_place_is_short_whatever_the_key() -> None:
+    """Or a key as long as the file, over many values, takes memory without end."""
+    complaint = text_complaint({"k" * 5000: ["x", "\0"]})
+    assert complaint.startswith("k" * 100 + " holds U+0000") and len(complaint) < 300
+
+
 def test_packed_files_are_bounded() -> None:
     bomb = gzip.compress(b"\0" * 5000)
     assert unpack(bomb, "x.gz", 5000) == b"\0" * 5000
@@ -313,8 +367,7 @@ def test_the_sample_takes_from_every_cell(submission: Path) -> None:
 
 
 def test_a_stopped_submission_goes_on(protocol: Path, submission: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from kv_gym.leaderboard import submit
-
+    monkeypatch.setattr(submit, "check_alone", lambda *_: None)
     real, played = submit.play_cell, []
 
     def two_only(*arguments: Any) -> Any:
@@ -338,8 +391,12 @@ def test_a_stopped_submission_goes_on(protocol: Path, submission: Path, tmp_path
         make_submission(entry, read_protocol(protocol), tmp_path, Silent())
 
 
-def test_the_full_cache_and_failures_are_submissions_too(protocol: Path, tmp_path: Path) -> None:
-    (tmp_path / "bad.py").write_text(MINE.replace("-slots.positions.float()", "slots.nothing"))
+def test_the_full_cache_and_failures_are_submissions_too(
+    protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "check_alone", lambda *_: None)
+    bad = 'exec(\'raise ValueError("two\\\\nlines \\\\u202e" + "x" * 600)\')'
+    (tmp_path / "bad.py").write_text(MINE.replace("return -slots.positions.float()", bad))
     for agent, slug in (("full", "full"), (f"{tmp_path / 'bad.py'}:Mine", "bad")):
         folder = make_submission(
             Entry(agent, {}, HEADING.model_copy(update={"slug": slug})), read_protocol(protocol), tmp_path, Silent()
@@ -347,6 +404,8 @@ def test_the_full_cache_and_failures_are_submissions_too(protocol: Path, tmp_pat
         assert codes(folder, protocol) == []
         found = read_submission(folder).submission.cells[0]
         assert found.accuracy == (1.0 if slug == "full" else 0.0)
+    failed = read_submission(folder).episodes[0].failed
+    assert failed is not None and failed.startswith("ValueError: two lines  xxx")
 
 
 def test_the_protocol_says_what_is_wrong(tmp_path: Path) -> None:
@@ -385,10 +444,61 @@ def test_commands_say_how_it_went(
     assert code == 1 and '"schema.missing-folder"' in out
     code, out = run("check", str(submission), "--rerun", "--sample", "1")
     assert code == 0 and "WARNING" in out
-    trial = ("new", "random", "--author", "me", "--problems", "1", "--out", str(tmp_path))
-    code, out = run(*trial)
-    assert code == 0 and codes(next(tmp_path.glob("*_random")), protocol)[0] == "arithmetic.trial"
     assert run("new", "nobody", "--author", "me")[0] == 2
+    code, out = run("new", "random", "--author", "me\u202e", "--out", str(tmp_path))
+    assert code == 2 and "authors.0 holds U+202E (RIGHT-TO-LEFT OVERRIDE)" in out and "Change --author" in out
+
+
+def test_a_trial_is_checked_at_every_level_and_no_entry(
+    protocol: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> str:
+        with pytest.raises(SystemExit, match="0"):
+            cli.main(["submit", *arguments, "--protocol", str(protocol)])
+        return "".join(capsys.readouterr())
+
+    out = run("new", "random", "--author", "me", "--problems", "3", "--budget", "96", "--out", str(tmp_path))
+    assert "trial, no leaderboard entry: " in out
+    [folder] = tmp_path.glob("*_random")
+    out = run("check", str(folder), "--rerun", "--sample", "1")
+    assert "trial: played 3 problems an environment at budgets 96, no leaderboard entry" in out
+    assert "rerun: 1 of 1 episodes gave the same text" in out and "nothing speaks against it, a trial" in out
+    verdict = check_submission(folder, read_protocol(protocol), "rerun", Silent(), sample=1, seed=0)
+    assert verdict.ok and verdict.trial and verdict.done == ["schema", "arithmetic", "replay", "rerun"]
+    on_rows(lambda rows: [row.update(correct=1.0 - row["correct"]) for row in rows])(folder)
+    write_sums(folder)
+    assert set(codes(folder, protocol)) == {"replay.correct"}, "a trial is held to the same rules"
+
+
+def test_another_protocol_is_told_by_what_differs(submission: Path, protocol: Path, tmp_path: Path) -> None:
+    rules = read_protocol(protocol)
+
+    def said(**changed: Any) -> str:
+        other = rules.model_copy(update=changed)
+        [finding] = check_submission(submission, other, "arithmetic", Silent()).findings
+        assert finding.code == "arithmetic.protocol" and "--protocol FILE" in finding.detail
+        return finding.detail
+
+    assert "it played protocol small; this one is large" in said(id="large")
+    assert "the same" not in said(
+        seeds=2
+    ) and "it played 4 episodes of KVEvict-AIME-v0 at budget 160, where this" in said(seeds=2)
+    cell = rules.cells[0]
+    detail = said(cells=[cell.model_copy(update={"budgets": [96]})])
+    assert "KVEvict-AIME-v0 at budget 160, which this protocol has not" in detail
+    assert "nothing of KVEvict-AIME-v0 at budget 96" in detail
+    assert "model, split, seeds or number of problems are others (sha256 " in said(split="train")
+    assert "small; this one is small" not in said(width=8)
+
+
+def test_many_episodes_are_read_in_time_or_refused(submission: Path, protocol: Path, tmp_path: Path) -> None:
+    """400 MB of valid rows took more than two minutes."""
+    folder = copy(submission, tmp_path)
+    line = gzip.decompress((folder / EPISODES).read_bytes()).splitlines(keepends=True)[0]
+    (folder / EPISODES).write_bytes(gzip.compress(line * (400_000_000 // len(line)), 1))
+    write_sums(folder)
+    start = time.monotonic()
+    assert codes(folder, protocol, "schema") == ["schema.inflated-size"] and time.monotonic() - start < 5
 
 
 def test_a_file_that_is_read_is_a_file(tmp_path: Path) -> None:
