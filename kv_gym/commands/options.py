@@ -57,13 +57,34 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
-def build_agent(text: str) -> AgentLike:
-    """Build an agent from what `--agent` takes: NAME[,KEY=VALUE...].
+def parse_agent(text: str) -> tuple[str, dict[str, Any]]:
+    """Read NAME[,KEY=VALUE...]; commas inside a value's brackets are its own.
 
     Raises:
-        KVGymError: As `load_agent` and `parse_pairs`.
+        ConfigError: As `parse_pairs`.
+    """
+    name, *pieces = text.split(",")
+    pairs: list[str] = []
+    for piece in pieces:
+        if pairs and _open_brackets(pairs[-1]) > 0:
+            pairs[-1] += f",{piece}"
+        else:
+            pairs.append(piece)
+    return name, parse_pairs(pairs, "--agent NAME,")
+
+
+def _open_brackets(text: str) -> int:
+    """Brackets and braces that a text opens and does not close."""
+    return sum(text.count(char) for char in "[{") - sum(text.count(char) for char in "]}")
+
+
+def build_agent(text: str) -> AgentLike:
+    """Build an agent from what `--agent` takes.
+
+    Raises:
+        KVGymError: As `load_agent` and `parse_agent`.
     """
     from kv_gym.agents import load_agent
 
-    name, *pairs = text.split(",")
-    return load_agent(name, **parse_pairs(pairs, "--agent NAME,"))
+    name, options = parse_agent(text)
+    return load_agent(name, **options)

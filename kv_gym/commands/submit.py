@@ -12,7 +12,7 @@ import typer
 
 from kv_gym.commands.console import BarProgress, console, say, watched
 from kv_gym.commands.leaderboard import SUBMISSIONS
-from kv_gym.commands.options import parse_pairs
+from kv_gym.commands.options import parse_agent
 from kv_gym.leaderboard.text import printable
 
 submit_app = typer.Typer(help="Put an agent on the leaderboard, or check a submission.", no_args_is_help=True)
@@ -55,7 +55,7 @@ def new(
     from kv_gym.leaderboard.protocol import read_protocol
     from kv_gym.leaderboard.submit import Entry, make_heading, make_submission, slug_of
 
-    name, *pairs = agent.split(",")
+    name, options = parse_agent(agent)
     full = read_protocol(protocol)
     played = full.reduced(problems, budget or [])
     title = title or name.rpartition(":")[2]
@@ -64,7 +64,7 @@ def new(
         title=title, slug=slug or slug_of(title), authors=author, link=link, division=division.value, trial=trial,
         reduced={"problems": problems, "budgets": budget or []} if trial else None,
     )  # fmt: skip
-    entry = Entry(name, parse_pairs(pairs, "NAME,"), heading)
+    entry = Entry(name, options, heading)
     folder = watched(lambda progress: make_submission(entry, played, out, progress), out, "episodes")
     say(f"{'trial, no leaderboard entry' if trial else 'submission'}: {folder}")
     print(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kv_gym.commands.options import OWN_OPTIONS, build_agent, parse_pairs, parse_settings
+from kv_gym.commands.options import OWN_OPTIONS, build_agent, parse_agent, parse_pairs, parse_settings
 from kv_gym.errors import ConfigError
 
 
@@ -36,3 +36,11 @@ def test_an_agent_takes_its_own_options() -> None:
     assert vars(build_agent("streaming,n_sink=7"))["n_sink"] == 7
     with pytest.raises(ConfigError, match="--agent NAME,'n_sink' has no value"):
         build_agent("streaming,n_sink")
+
+
+def test_commas_inside_brackets_belong_to_the_value() -> None:
+    assert parse_agent("mine.py:A") == ("mine.py:A", {})
+    found = parse_agent("mine.py:A,heads=[0, [1,2]],x=1,c={a: 1,b: [2, 3]}")
+    assert found == ("mine.py:A", {"heads": [0, [1, 2]], "x": 1, "c": {"a": 1, "b": [2, 3]}})
+    with pytest.raises(ConfigError, match="not YAML"):
+        parse_agent("mine.py:A,heads=[0,x=1")
