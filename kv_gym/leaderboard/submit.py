@@ -108,7 +108,7 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
     agent = load_agent(entry.agent, **entry.options)
     target = out / f"{date}_{heading.slug}"
     if target.exists():
-        raise ConfigError(f"{target} exists. Remove it, or choose another --slug.")
+        raise ConfigError(f"{target} exists: it is finished. Remove it to play again, or choose another --slug.")
     cells = board_cells(protocol, progress)
     for llm in {id(cell.llm): cell.llm for cell in cells}.values():
         prepare_watched(llm, agent)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from kv_agents.learned.inputs import BEFORE_ROPE, missing_columns, width
 from kv_agents.learned.scorer import Scorer, ScorerConfig
 from kv_gym.errors import KVGymError, first_complaint
+from kv_gym.files import write_whole
 from kv_gym.llm.fingerprint import same_model
 from kv_gym.llm.loading import FrozenLLM
 
@@ -196,14 +197,11 @@ def load(path: Path) -> tuple[Scorer, CheckpointInfo]:
 
 
 def save(scorer: Scorer, info: CheckpointInfo, path: Path) -> None:
-    """Write both files beside `path` and rename them into place, the weights last."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    config = path.with_suffix(".json")
-    temporary, draft = path.with_suffix(".tmp"), config.with_suffix(".json.tmp")
-    draft.write_text(info.model_dump_json(indent=1) + "\n")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in scorer.state_dict().items()}, temporary)
-    os.replace(draft, config)
-    os.replace(temporary, path)
+    """Write both files, each in one piece, the weights last."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in scorer.state_dict().items()}
+    weights = to_bytes(tensors)
+    write_whole(path.with_suffix(".json"), (info.model_dump_json(indent=1) + "\n").encode())
+    write_whole(path, weights)
 
 
 def digest(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from kv_gym.errors import ConfigError
-from kv_gym.files import lock, write_whole
+from kv_gym.files import lock, remove_drafts, write_whole
 
 STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
 
@@ -36,6 +36,8 @@ class Work:
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder, self.identity = folder, json.loads(json.dumps(identity))
         self._lock = lock(folder / STATE_FILE, "the state of a training,", "use another --work")
+        for name in (STATE_FILE, LOG_FILE):  # nobody else writes here now
+            remove_drafts(folder / name)
         self.log: list[dict[str, Any]] = []
 
     def load(self) -> dict[str, Any] | None:

@@ -213,3 +213,16 @@ def test_columns_of_the_first_format_are_still_there(name: str) -> None:
         f"{sorted(gone)} of input {name!r} are read by published checkpoints, which cannot be loaded any more. Keep "
         "the column, and give what replaces it a name or version of its own beside it."
     )
+
+
+def test_both_files_get_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    scorer, info = checkpoints.load(checkpoints.find("transfer"))
+    path = tmp_path / "saved.safetensors"
+    checkpoints.save(scorer, info, path)
+    (tmp_path / "plain").touch()
+    modes = {file.stat().st_mode for file in tmp_path.iterdir()}
+    assert len(modes) == 1 and len(list(tmp_path.iterdir())) == 3
+    again, _ = checkpoints.load(path)
+    assert all(
+        torch.equal(a, b) for a, b in zip(scorer.state_dict().values(), again.state_dict().values(), strict=True)
+    )

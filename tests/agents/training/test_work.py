@@ -88,3 +88,13 @@ def test_one_trains_in_a_folder_at_a_time(tmp_path: Path) -> None:
         other.kill()
         other.wait()
     Work(tmp_path, WHO).close()  # a kill lets go of it
+
+
+def test_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    saved(tmp_path)
+    drafts = [tmp_path / f".{name}.4711.tmp" for name in (STATE_FILE, LOG_FILE)]
+    for draft in drafts:
+        draft.write_bytes(b"half")
+    Work(tmp_path, WHO).close()
+    assert not any(draft.exists() for draft in drafts)
+    assert (tmp_path / STATE_FILE).exists() and (tmp_path / LOG_FILE).exists()
