@@ -64,12 +64,17 @@ class Identity:
     sha256: str
 
 
+def files_of(thing: Any) -> list[Path]:
+    """Files that an object of somebody's class says it reads: its method `files()`, if it has one."""
+    return [Path(path) for path in getattr(thing, "files", list)()]
+
+
 def identity_of(thing: Any) -> Identity:
     """Say who an object of somebody's class is."""
     kind = type(thing)
     module = sys.modules.get(kind.__module__)
     reasons: list[str] = []
-    files = [Path(path) for path in getattr(thing, "files", list)()]
+    files = files_of(thing)
     attributes, options = _attributes(thing), _options(thing, reasons)
     options |= {name: Path(value).name for name, value in options.items() if value in map(str, files)}
     parts: dict[str, Any] = {
@@ -249,7 +254,7 @@ def imported_by(module: ModuleType) -> tuple[dict[str, str], dict[str, str]]:
                 continue
             seen.add(name)
             source = _find(name)
-            if source is not None and (top == own or not _is_installed(source)):
+            if source is not None and (top == own or not is_installed(source)):
                 local[name] = _hash(source)
                 waiting.append((name, source))
             elif source is not None or top in sys.modules:
@@ -299,7 +304,8 @@ def _installed_folders() -> tuple[Path, ...]:
     return tuple(Path(folder).resolve() for folder in {*folders, *site.getsitepackages()})
 
 
-def _is_installed(file: Path) -> bool:
+def is_installed(file: Path) -> bool:
+    """Whether a file is part of an installed package, other than an editable one."""
     found = file.resolve()
     return any(found.is_relative_to(folder) for folder in _installed_folders())
 

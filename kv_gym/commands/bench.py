@@ -107,19 +107,24 @@ def bench(
     options["split"] = split.value
     folder = out or Path("runs") / "bench" / env_id
     plan = _plan(env_id, agent or [], budget or [], problems, seeds, problem_seeds, mode, width, options, agent_seconds)
+    _bench_one(plan, folder, as_json, plot)
+
+
+def _bench_one(plan: Bench, folder: Path, as_json: bool, plot: bool) -> None:
+    """Run a benchmark into a folder and show its report."""
+    from kv_gym.bench.report import build_report
+
     result = _run(plan, folder / ROWS_FILE)
     if not result.rows:
         raise ConfigError(
             f"none of the {plan.problems} problems can be played at budget {', '.join(map(str, plan.budgets))}: their "
             "texts are shorter than budget + 3 * evict_every tokens. Use a smaller budget."
         )
-    from kv_gym.bench.report import build_report
-
-    report = build_report(result.rows, result.runs)
-    save_json(report, folder / REPORT_FILE)
-    show(report, as_json, folder / PLOT_FILE if plot else None)
+    summed = build_report(result.rows, result.runs)
+    save_json(summed, folder / REPORT_FILE)
+    show(summed, as_json, folder / PLOT_FILE if plot else None)
     say(f"{result.n_new} new rows, {len(result.rows) - result.n_new} known: {folder / ROWS_FILE}")
-    if any(cell.n_failed for cell in report.cells):
+    if any(cell.n_failed for cell in summed.cells):
         raise typer.Exit(1)
 
 

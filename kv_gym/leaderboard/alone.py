@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from kv_gym.agents import AgentLike, load_agent
+from kv_gym.identity import files_of
 from kv_gym.leaderboard.files import AGENT_FOLDER
-from kv_gym.leaderboard.luggage import files_of, is_packaged, local_modules, packages, unpacked_options
+from kv_gym.leaderboard.luggage import is_packaged, local_modules, packages, unpacked_options
 from kv_gym.leaderboard.submission import SubmissionError, SubmittedAgent
 
 TIMEOUT = 300  # seconds

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import site
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from safetensors.torch import load
 
 from kv_gym.agents import AgentLike, agent_entries
 from kv_gym.errors import ConfigError
-from kv_gym.identity import FILE_MODULE, imported_by
+from kv_gym.identity import FILE_MODULE, files_of, imported_by, is_installed
 from kv_gym.leaderboard.files import AGENT_FOLDER, MAX_PLACE, PLACE, FileRefused, parse_json, read_bounded
 
 AGENT_TYPES = (".py", ".safetensors", ".json")
@@ -55,11 +54,6 @@ def luggage(agent: AgentLike, source: Path | None) -> dict[str, Path]:
         except FileRefused as refused:
             raise ConfigError(f"{path} cannot be part of a submission: {refused.detail}") from refused
     return found
-
-
-def files_of(agent: AgentLike) -> list[Path]:
-    """Files that an agent says it reads: its method `files()`, if it has one."""
-    return [Path(path) for path in getattr(agent, "files", list)()]
 
 
 def _place(path: Path, source: Path | None) -> str:
@@ -100,9 +94,8 @@ def _module_of(source: Path) -> ModuleType:
 
 def is_packaged(path: Path) -> bool:
     """Whether a file comes with Python, an installed package, or one that offers agents, also an editable one."""
-    paths = [*(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")), site.getusersitepackages()]
-    folders = [*(Path(one).resolve() for one in paths), *packages()]
-    return any(path.resolve().is_relative_to(folder) for folder in folders)
+    folders = [Path(sysconfig.get_path("stdlib")).resolve(), *packages()]
+    return is_installed(path) or any(path.resolve().is_relative_to(folder) for folder in folders)
 
 
 def packages() -> list[Path]:
