@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kv_gym.engine.slots import SlotView
-    from kv_gym.llm.loading import FrozenLLM
+    from kv_gym.llm.frozen import FrozenLLM
 
 GROUP = "kv_gym.agents"
 MAX_NAME = 64

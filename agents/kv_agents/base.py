@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kv_gym.engine.slots import SlotView
 from kv_gym.identity import remembering
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 
 
 class Agent(ABC):

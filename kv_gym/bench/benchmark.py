@@ -26,7 +26,8 @@ from kv_gym.bench.rows import EpisodeRow, RowFile, RowKey, RunRow, sha256_of
 from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
 from kv_gym.identity import Identity, identity_of
-from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.loading import load_llm
 from kv_gym.problems import Problem
 
 RECORDED = ("correct", "stop", "n_tokens", "n_steps", "tokens_sha256", "actions_sha256")

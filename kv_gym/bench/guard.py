@@ -19,7 +19,8 @@ from torch import Tensor
 from kv_gym.agents import AgentLike, prepare_agent
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.errors import KVGymError
-from kv_gym.llm.loading import FrozenLLM, forget_llm
+from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.loading import forget_llm
 
 CHECKSUM_EVERY = 16  # decisions between two checksums of what an agent sees
 

@@ -15,7 +15,7 @@ from kv_gym.engine.episodes import is_playable
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.errors import ConfigError
 from kv_gym.identity import Identity
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.problems import Problem, list_problems, problem_source
 from kv_gym.rewards import REWARD_TERMS
 

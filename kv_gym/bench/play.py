@@ -16,7 +16,7 @@ from kv_gym.config import EnvConfig
 from kv_gym.engine.episodes import EpisodeBatch, StepResult
 from kv_gym.engine.records import EpisodeRecord
 from kv_gym.errors import ScoreError
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 
 MAX_FAILURE_CHARS = 500
 

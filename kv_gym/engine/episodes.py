@@ -23,7 +23,7 @@ from kv_gym.engine.slots import SlotView
 from kv_gym.engine.texts import Texts, text_capacity
 from kv_gym.errors import BudgetError, ConfigError
 from kv_gym.llm.cache import SlotCache
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.problems.grading import grade
 from kv_gym.rewards import REWARD_TERMS, total_reward, weights_of
 

@@ -18,7 +18,7 @@ from kv_gym.engine.slots import Hindsight
 from kv_gym.engine.texts import text_capacity
 from kv_gym.llm.attention import attention_rows
 from kv_gym.llm.cache import FullCache
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 
 
 def block_attention(llm: FrozenLLM, tokens: Tensor, lengths: Tensor, start: int, block: int) -> Tensor:

@@ -15,7 +15,7 @@ from kv_gym.engine.measures import mean, result_columns, sums_of
 from kv_gym.engine.reference import Reference, answer_start
 from kv_gym.engine.texts import Texts, reference_window
 from kv_gym.llm.cache import CacheShape
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.rewards import Window
 
 

@@ -27,7 +27,7 @@ from kv_gym.engine.decoding import Decoding, surprisal_and_entropy, uniform_draw
 from kv_gym.errors import ConfigError, ReferenceFileError
 from kv_gym.files import write_whole
 from kv_gym.llm.cache import FullCache
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.problems import Problem
 from kv_gym.problems.grading import closing_brace, grade
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kv_gym.llm.attention import attention_rows
 from kv_gym.llm.cache import FullCache
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 
 
 class Shadow:

@@ -12,7 +12,7 @@ from torch import Tensor
 from kv_gym.errors import ConfigError
 from kv_gym.llm.attention import attention_logits, unrotate, unrotation
 from kv_gym.llm.cache import SlotCache
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from kv_gym.config import EnvConfig
 from kv_gym.engine.decoding import uniform_draws
 from kv_gym.engine.reference import Reference, answer_length, answer_start
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.rewards import Window
 
 ENTROPY_SHARE = 0.8

@@ -19,7 +19,8 @@ from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.envs.actions import check_action, decision_shape, keep_scores, make_action_space
 from kv_gym.envs.observations import Observation, make_observation_space, observe, own_array
 from kv_gym.errors import ActionError, ConfigError, unknown_name
-from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.loading import load_llm
 from kv_gym.problems import Problem, problem_count, problem_source
 from kv_gym.rewards import REWARD_TERMS
 from kv_gym.show.frames import Frame, FrameMaker

@@ -19,7 +19,8 @@ from kv_gym.engine.reference import Reference
 from kv_gym.leaderboard.protocol import Protocol, ProtocolEnv
 from kv_gym.leaderboard.submission import MAX_FAILED, SubmittedEpisode, episode_key
 from kv_gym.leaderboard.text import one_line
-from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.loading import load_llm
 
 
 @dataclass(frozen=True)

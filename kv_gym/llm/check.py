@@ -16,7 +16,7 @@ from torch import Tensor
 from kv_gym.errors import ConfigError, UnsupportedModelError
 from kv_gym.llm.attention import ATTENTION_NAME
 from kv_gym.llm.cache import SlotCache
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 
 ALLOWED = 2e-5  # of the largest logit; wrong positions, the usual bug, are 100 times as far off
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kv_gym.engine.episodes import EpisodeBatch, StepResult
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.rewards import ANSWER, REWARD_TERMS
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"

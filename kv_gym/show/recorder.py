@@ -18,7 +18,7 @@ from kv_gym.engine.measures import step_measures
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
 from kv_gym.engine.reference import Reference
 from kv_gym.identity import identity_of
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.problems.grading import extract_answer
 from kv_gym.rewards import ANSWER, weights_of
 from kv_gym.show.recording import RecordedEpisode, RecordedModel, RecordedStep, RecordedTokens, RecordingError

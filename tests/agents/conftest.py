@@ -15,7 +15,7 @@ from torch import Tensor
 from kv_gym.engine.eviction import protected_slots
 from kv_gym.engine.slots import Hindsight, SlotView
 from kv_gym.llm.cache import CacheShape, SlotCache
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 
 
 @pytest.fixture(scope="session")

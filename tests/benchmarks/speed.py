@@ -21,7 +21,8 @@ from kv_gym.agents import AgentLike, load_agent
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
 from kv_gym.engine.reference import Reference, ReferenceStore
-from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.loading import load_llm
 from kv_gym.problems import problem_source
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from kv_agents.heuristics.snapkv import SnapKV
 from kv_agents.heuristics.window import KEPT, keep_newest
 from kv_gym.engine.slots import SlotView
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 
 
 class CriticalKV(SnapKV):

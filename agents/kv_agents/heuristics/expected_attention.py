@@ -10,7 +10,7 @@ from torch import Tensor
 from kv_agents.base import Agent
 from kv_agents.heuristics.window import KEPT
 from kv_gym.engine.slots import SlotView
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 
 
 class ExpectedAttention(Agent):

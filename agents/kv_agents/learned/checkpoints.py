@@ -17,7 +17,7 @@ from kv_agents.learned.scorer import Scorer, ScorerConfig
 from kv_gym.errors import KVGymError, first_complaint
 from kv_gym.files import write_whole
 from kv_gym.llm.fingerprint import same_model
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 

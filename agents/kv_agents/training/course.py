@@ -19,7 +19,8 @@ from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.errors import ConfigError, unknown_name
-from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.loading import load_llm
 from kv_gym.problems import list_problems
 from kv_gym.rewards import REWARD_TERMS, needs_shadow
 

@@ -21,7 +21,8 @@ from kv_gym.engine.features import FEATURES, Feature
 from kv_gym.engine.reference import ReferenceStore
 from kv_gym.engine.slots import SlotView
 from kv_gym.errors import UnsupportedModelError
-from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.loading import load_llm
 from kv_gym.problems import problem_source
 
 

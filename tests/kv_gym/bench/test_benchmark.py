@@ -35,7 +35,8 @@ from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.engine.slots import SlotView
 from kv_gym.errors import BudgetError, ConfigError, UnknownNameError
 from kv_gym.files import InUseError
-from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.loading import load_llm
 from kv_gym.problems import problem_source
 
 ENV = "KVEvict-AIME-v0"

@@ -23,7 +23,8 @@ from kv_gym.bench.plan import Bench
 from kv_gym.bench.rows import EpisodeRow
 from kv_gym.engine.slots import SlotView
 from kv_gym.errors import ConfigError
-from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.loading import load_llm
 
 ENV = "KVEvict-AIME-v0"
 

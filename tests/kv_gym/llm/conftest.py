@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import EVERY, FAMILIES, SLOTS, WINDOWS, N, plain_model
 
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
 
 

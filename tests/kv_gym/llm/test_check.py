@@ -8,7 +8,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from kv_gym.llm import check
 from kv_gym.llm.cache import SlotCache
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
 
 

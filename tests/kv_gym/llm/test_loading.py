@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from kv_gym.errors import ConfigError, UnknownNameError
-from kv_gym.llm.loading import EMBEDDED, FrozenLLM, load_llm
+from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.loading import EMBEDDED, load_llm
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
 from kv_gym.llm.tiny.train import RECIPES, Batches, Recipe, Trainer, draw_hidden, hidden_slot_mask, model_config
 from kv_gym.problems.aime import AIMESource

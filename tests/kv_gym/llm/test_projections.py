@@ -11,7 +11,7 @@ from kv_gym.engine.slots import SlotView
 from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.attention import unrotate, unrotation
 from kv_gym.llm.cache import SlotCache
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
 
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}

@@ -12,7 +12,7 @@ from transformers import Gemma3TextConfig, MistralConfig
 from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.cache import FullCache, SlotCache
 from kv_gym.llm.check import masked_run
-from kv_gym.llm.loading import FrozenLLM
+from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
 
 

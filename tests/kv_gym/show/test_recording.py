@@ -25,7 +25,8 @@ from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.engine.slots import SlotView
-from kv_gym.llm.loading import FrozenLLM, load_llm
+from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.loading import load_llm
 from kv_gym.problems import problem_source
 from kv_gym.show import recording
 from kv_gym.show.recorder import record_episode, token_pieces

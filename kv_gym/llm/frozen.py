@@ -1,0 +1,162 @@
+"""A frozen LLM: what it reads, what it writes, where its parts are."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kv_gym.errors import UnsupportedModelError
+from kv_gym.llm.attention import ATTENTION_NAME, CACHE_KWARG, unrotate, unrotation
+from kv_gym.llm.cache import CacheShape, FullCache, SlotCache
+from kv_gym.llm.fingerprint import fingerprint
+from kv_gym.llm.support import check_supported
+
+
+class FrozenLLM:
+    """A causal LM in eval mode, without gradients, on our attention function.
+
+    Attributes:
+        name: What it was loaded by.
+        fingerprint: Hash of everything that can move a token; part of every stored reference and result.
+        shape: Sizes for caches.
+        stop_ids: Token ids that end a generation.
+        n_vocabulary: Width of the logits.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer, self.name = tokenizer, name
+        config = model.config.get_text_config()
+        check_supported(config)
+        self.model.set_attn_implementation(ATTENTION_NAME)
+        n_q_heads = config.num_attention_heads
+        self.shape = CacheShape(
+            n_layers=config.num_hidden_layers,
+            n_q_heads=n_q_heads,
+            n_kv_heads=getattr(config, "num_key_value_heads", None) or n_q_heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // n_q_heads,
+            dtype=model.dtype,
+            device=model.device,
+        )
+        # A 4-D mask is passed through as it is; ours is never read, visibility comes from the cache.
+        self._no_mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device=model.device)
+        self.n_vocabulary = int(config.vocab_size)
+        self._check_attention()
+        stop = model.generation_config.eos_token_id if model.generation_config else None
+        stop = tokenizer.eos_token_id if stop is None else stop
+        self.stop_ids = tuple(stop if isinstance(stop, list) else [] if stop is None else [stop])
+        self.fingerprint = fingerprint(model, tokenizer, self.stop_ids)
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, positions: Tensor, cache: SlotCache | FullCache, last_only: bool = False) -> Tensor:
+        """Read `tokens` [N, T] at absolute `positions` [N, T] into `cache`.
+
+        Returns:
+            Logits float32 [N, T, V], or [N, 1, V] of the last token with `last_only`.
+        """
+        cache.begin(positions)
+        output = self.model(
+            input_ids=tokens,
+            position_ids=positions,
+            attention_mask=self._no_mask,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1 if last_only else 0,
+            **{CACHE_KWARG: cache},
+        )
+        return output.logits.float()
+
+    @torch.no_grad()
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of RoPE at positions [N, T], each [N, T, R] float32."""
+        rows = [self._decoder.rotary_emb(self._no_mask.float(), row[None]) for row in positions]
+        cos, sin = (torch.cat(values).float() for values in zip(*rows, strict=True))
+        return cos, sin
+
+    def check_rotary(self) -> None:
+        """Refuse models on whose queries `unrotate` does not undo RoPE.
+
+        The same tokens are read at two places: RoPE is relative, so before it all queries must be equal.
+
+        Raises:
+            UnsupportedModelError: Interleaved RoPE, layers without RoPE, or learned positions.
+        """
+        seen: list[Tensor] = []
+        tokens = torch.arange(4, device=self.shape.device)[None] % 3 + 3
+        for first in (0, 9):
+            positions = first + torch.arange(4, device=self.shape.device)[None]
+            cache = SlotCache(self.shape, 1, 4, 4)
+            self.read(tokens, positions, cache, last_only=True)
+            try:
+                cos, sin = unrotation(*self.rotary(positions))
+            except AttributeError as error:
+                raise UnsupportedModelError(f"{type(self.model).__name__} has no rotary positions.") from error
+            seen.append(unrotate(cache.queries[..., -4:, :].float(), cos[:, None], sin[:, None]))
+        gap = max(float((one - two).norm() / one.norm()) for one, two in zip(*seen, strict=True))  # of a layer
+        if gap > 0.05:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}: queries before RoPE differ by {gap:.0%} between two places of one text; "
+                "its RoPE is interleaved or left out in some layers. Choose an agent that does not undo RoPE."
+            )
+
+    @functools.cached_property
+    def output_weights(self) -> Tensor:
+        """The output projection of each query head, [L, H_kv, group, D, hidden].
+
+        Raises:
+            UnsupportedModelError: The model's layers do not call it `self_attn.o_proj`.
+        """
+        shape = self.shape
+        try:
+            weights = [layer.self_attn.o_proj.weight for layer in self._decoder.layers]  # each [hidden, H_q * D]
+        except AttributeError as error:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has no self_attn.o_proj in its layers ({error}). Choose an agent that "
+                "does not read the output projection."
+            ) from error
+        split = (shape.n_layers, -1, shape.n_kv_heads, shape.group, shape.head_dim)
+        return torch.stack(weights).reshape(split).permute(0, 2, 3, 4, 1)
+
+    @property
+    def _decoder(self) -> Any:
+        """The stack of layers, with its RoPE, as every supported family names it."""
+        return self.model.get_decoder()
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a prompt: as the user's turn in the tokenizer's own chat template, where it has one."""
+        if self.tokenizer.chat_template is None:
+            return list(self.tokenizer(text).input_ids)
+        turn = [{"role": "user", "content": text}]
+        return list(self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text that goes on after a prompt."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def decode(self, tokens: Tensor | list[int]) -> str:
+        """Text of token ids, without special tokens."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _check_attention(self) -> None:
+        """Read two tokens and see whether every layer's attention came by."""
+        seen: set[int] = set()
+        cache = FullCache(self.shape, 1, 2)
+        cache.observer = lambda layer, query, key, scale: seen.add(layer)
+        try:
+            self.read(torch.zeros(1, 2, dtype=torch.long, device=self.shape.device), self._first_positions(2), cache)
+        except (KeyError, RuntimeError, IndexError, TypeError) as error:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} does not run on slot attention: {error!r}"
+            ) from error
+        missing = sorted(set(range(self.shape.n_layers)) - seen)
+        if missing:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__}: layers {missing} bypass transformers' AttentionInterface."
+            )
+
+    def _first_positions(self, length: int) -> Tensor:
+        return torch.arange(length, device=self.shape.device)[None]
