@@ -12,7 +12,7 @@ import re
 import shutil
 import zlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,18 +104,23 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
         KVGymError: The agent does not exist, refuses the model, or cannot be loaded from its submission alone; or a
             submission of this name is there already.
     """
-    date, heading = datetime.now(UTC).date().isoformat(), entry.heading
+    heading, begun = entry.heading, out / f".{entry.heading.slug}.partial.jsonl"
     agent = load_agent(entry.agent, **entry.options)
-    target = out / f"{date}_{heading.slug}"
-    if target.exists():
-        raise ConfigError(f"{target} exists: it is finished. Remove it to play again, or choose another --slug.")
+    today = datetime.now(UTC).date().isoformat()
+    if not begun.exists():
+        _check_new(_target(out, today, heading))
     cells = board_cells(protocol, progress)
     for llm in {id(cell.llm): cell.llm for cell in cells}.values():
         prepare_watched(llm, agent)
     source, references = identity_of(agent), reference_digest(cells)
     mark = sha256_of([protocol.sha256, source.where, source.sha256, references])
     described, files = describe_agent(entry, agent)
-    with Partial(out / f".{heading.slug}.partial.jsonl", mark) as partial:
+    with Partial(begun, mark, today) as partial:
+        target = _target(out, partial.date, heading)
+        if target.exists() and partial.complete(cells):  # a kill after the last step but one
+            partial.remove()
+            return target
+        _check_new(target)
         folder = out / f".{heading.slug}.writing"
         _pack(folder, files)
         if files and not partial.rows:  # hours before the end, where it can be checked
@@ -123,7 +128,7 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
         _play_all(cells, agent, protocol.width, partial, progress)
         episodes = partial.in_order(cells)
         submission = Submission(
-            **heading.model_dump(), date=date, protocol=protocol.id, protocol_sha256=protocol.sha256,
+            **heading.model_dump(), date=partial.date, protocol=protocol.id, protocol_sha256=protocol.sha256,
             agent=described, models={cell.config.model: cell.llm.fingerprint for cell in cells},
             command=one_line(provenance.command(), MAX_COMMAND), git=provenance.git_state(output=out),
             versions=provenance.versions(), threads=torch.get_num_threads(), width=protocol.width,
@@ -135,6 +140,16 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
         os.replace(folder, target)
         partial.remove()
     return target
+
+
+def _target(out: Path, date: str, heading: Heading) -> Path:
+    """Folder of a finished submission."""
+    return out / f"{date}_{heading.slug}"
+
+
+def _check_new(target: Path) -> None:
+    if target.exists():
+        raise ConfigError(f"{target} exists: it is finished. Remove it to play again, or choose another --slug.")
 
 
 def _pack(folder: Path, files: dict[str, Path]) -> None:
@@ -162,10 +177,12 @@ class Partial:
     """Episodes of an unfinished submission, a line each; what a kill leaves is read again.
 
     Args:
-        path: The file; the first line holds the mark.
+        path: The file; the first line holds the mark and the date.
         mark: Of agent, protocol and models.
+        today: Date of a submission that begins now.
 
     Attributes:
+        date: Day on which it began, which its folder is named by.
         rows, evicted: What it holds, by key.
 
     Raises:
@@ -173,8 +190,8 @@ class Partial:
         InUseError: Another process makes a submission of this name.
     """
 
-    def __init__(self, path: Path, mark: str) -> None:
-        self.path = path
+    def __init__(self, path: Path, mark: str, today: str) -> None:
+        self.path, self.date = path, today
         self.rows: dict[str, SubmittedEpisode] = {}
         self.evicted: dict[str, Tensor] = {}
         self._file = LineFile(path, "the unfinished submission", "choose another --slug")
@@ -185,13 +202,10 @@ class Partial:
             raise
 
     def _read(self, mark: str) -> None:
-        first = json.dumps({"mark": mark}).encode()
         if not self._file.lines:
-            self._file.add(first)
-        elif self._file.lines[0] != first:
-            raise ConfigError(
-                f"{self.path} is of another agent, protocol or model. Delete it, or choose another --slug."
-            )
+            self._file.add(json.dumps({"mark": mark, "date": self.date}).encode())
+        else:
+            self.date = _date_of(self._file.lines[0], mark, self.path)
         for number, line in enumerate(self._file.lines[1:], 2):
             try:
                 found = json.loads(line)
@@ -212,6 +226,10 @@ class Partial:
         if evicted is not None and len(evicted):
             self.evicted[row.key] = evicted
 
+    def complete(self, cells: list[BoardCell]) -> bool:
+        """Whether it holds every episode of the plan."""
+        return all(cell.key(episode) in self.rows for cell in cells for episode in cell.wanted)
+
     def in_order(self, cells: list[BoardCell]) -> list[SubmittedEpisode]:
         """All episodes in the order of the plan."""
         return [self.rows[cell.key(episode)] for cell in cells for episode in cell.wanted]
@@ -225,6 +243,21 @@ class Partial:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+
+
+def _date_of(line: bytes, mark: str, path: Path) -> str:
+    """Date in the first line of an unfinished submission.
+
+    Raises:
+        ConfigError: It has another mark, or no date.
+    """
+    try:
+        first = json.loads(line)
+        if first["mark"] == mark:
+            return date.fromisoformat(first["date"]).isoformat()
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise ConfigError(f"{path} is of another agent, protocol or model. Delete it, or choose another --slug.")
 
 
 def _encode(evicted: Tensor | None) -> list[Any] | None:

@@ -8,6 +8,7 @@ import lzma
 import shutil
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -389,6 +390,38 @@ def test_a_stopped_submission_goes_on(protocol: Path, submission: Path, tmp_path
     assert [row.tokens_sha256 for row in one] == [row.tokens_sha256 for row in other]
     with pytest.raises(ConfigError, match="exists"):
         make_submission(entry, read_protocol(protocol), tmp_path, Silent())
+
+
+def test_a_submission_that_was_stopped_at_its_very_end_is_the_same_one_the_day_after(
+    protocol: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """A kill between the rename of the folder and the removal of the unfinished file; midnight passes."""
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(days=1)
+
+    def stopped(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    entry = Entry("full", {}, HEADING)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(submit.Partial, "remove", stopped)
+        make_submission(entry, read_protocol(protocol), tmp_path, Silent())
+    (finished,) = tmp_path.glob("2*")
+    monkeypatch.setattr(submit, "datetime", Tomorrow)
+    assert make_submission(entry, read_protocol(protocol), tmp_path, Silent()) == finished
+    assert list(tmp_path.iterdir()) == [finished]
+
+
+@pytest.mark.parametrize("first", ['{"mark": "another", "date": "2026-01-01"}', '{"mark": 3}', "[1]", "7", "torn"])
+def test_an_unfinished_submission_of_something_else_is_left_alone(protocol: Path, tmp_path: Path, first: str) -> None:
+    unfinished = tmp_path / ".mine.partial.jsonl"
+    unfinished.write_text(first + "\n")
+    with pytest.raises(ConfigError, match="another agent, protocol or model"):
+        make_submission(Entry("full", {}, HEADING), read_protocol(protocol), tmp_path, Silent())
+    assert unfinished.read_text() == first + "\n"
 
 
 def test_the_full_cache_and_failures_are_submissions_too(
