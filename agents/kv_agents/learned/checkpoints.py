@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
 from kv_agents.learned.inputs import BEFORE_ROPE, missing_columns, width
@@ -75,6 +75,7 @@ class CheckpointInfo(BaseModel):
         command: What made it.
         recipe: Every knob of the training.
         curve: Training and validation numbers, in order.
+        weights_sha256: Hash of the file of weights, which ties the two files together; "" in older ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -93,6 +94,7 @@ class CheckpointInfo(BaseModel):
     command: str
     recipe: dict[str, Any]
     curve: list[dict[str, Any]]
+    weights_sha256: str = ""
 
     def check_model(self, llm: FrozenLLM, name: str) -> None:
         """Refuse a model that the scorer was not made for; one that all heads share fits any model.
@@ -190,7 +192,14 @@ def load(path: Path) -> tuple[Scorer, CheckpointInfo]:
         )
     scorer = Scorer(info.scorer)
     try:
-        scorer.load_state_dict(load_file(path))
+        weights = path.read_bytes()
+        if info.weights_sha256 not in ("", _sha256(weights)):
+            raise CheckpointError(
+                f"{path} is not the file of weights that {path.stem}.json was written with (SHA-256 "
+                f"{info.weights_sha256[:12]}): it is damaged, or one of the two is of another training. Copy both, "
+                "or train again."
+            )
+        scorer.load_state_dict(from_bytes(weights))
     except (SafetensorError, RuntimeError, OSError) as error:
         raise CheckpointError(f"{path} does not hold the weights that its JSON describes: {error}") from error
     return scorer.requires_grad_(False).eval(), info
@@ -200,13 +209,18 @@ def save(scorer: Scorer, info: CheckpointInfo, path: Path) -> None:
     """Write both files, each in one piece, the weights last."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in scorer.state_dict().items()}
     weights = to_bytes(tensors)
+    info = info.model_copy(update={"weights_sha256": _sha256(weights)})
     write_whole(path.with_suffix(".json"), (info.model_dump_json(indent=1) + "\n").encode())
     write_whole(path, weights)
 
 
 def digest(path: Path) -> str:
     """First 16 hex digits of the hash of the weights."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return _sha256(path.read_bytes())[:16]
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def describe(info: CheckpointInfo) -> str:

@@ -77,7 +77,7 @@ def test_missing_and_damaged_checkpoints_say_so(tmp_path: Path) -> None:
     path = make(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="does not hold the weights"):
+    with pytest.raises(CheckpointError, match="is damaged"):
         Foresight(str(path))
     path.write_bytes(whole)
     config = path.with_suffix(".json")
@@ -94,6 +94,21 @@ def test_missing_and_damaged_checkpoints_say_so(tmp_path: Path) -> None:
         Foresight(str(path))
 
 
+def test_weights_and_description_of_two_trainings_do_not_go_together(tmp_path: Path) -> None:
+    """As a kill between the two writes leaves them."""
+    path = make(tmp_path)
+    scorer, info = checkpoints.load(path)
+    whole = path.read_bytes()
+    scorer.b2.add_(1)
+    checkpoints.save(scorer, info, path)
+    path.write_bytes(whole)
+    with pytest.raises(CheckpointError, match="one of the two is of another training"):
+        checkpoints.load(path)
+    description = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(description | {"weights_sha256": ""}))  # an older checkpoint
+    checkpoints.load(path)
+
+
 def test_replaced_weights_make_another_agent(tmp_path: Path) -> None:
     from kv_gym.identity import identity_of
 
@@ -107,7 +122,7 @@ def test_replaced_weights_make_another_agent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("agent", Learned.__subclasses__(), ids=lambda agent: agent.name)
 def test_shipped_checkpoints_load_and_say_what_they_were_trained_on(agent: type[Learned]) -> None:
-    assert agent().info.model == "tiny"
+    assert agent().info.model == "tiny" and agent().info.weights_sha256
     assert "KVEvict-" in agent.about()
     agent().prepare(load_llm("tiny"))
 
