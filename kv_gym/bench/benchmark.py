@@ -125,9 +125,14 @@ def describe_run(
         settings=settings,
         settings_sha256=sha256_of(settings),
         plan=plan,
-        agents={i.sha256: {"where": i.where, "parts": i.parts, "unnamed": i.unnamed} for i in identities},
+        agents=described(identities),
         left_out=left_out,
     ).signed()
+
+
+def described(identities: Sequence[Identity]) -> dict[str, dict[str, Any]]:
+    """What a run line says of agents, by their hashes."""
+    return {i.sha256: {"where": i.where, "parts": i.parts, "unnamed": i.unnamed} for i in identities}
 
 
 def _left_out(episodes: Sequence[Episode], played: Sequence[Episode]) -> list[str]:

@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -28,10 +29,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def computation(dtype: torch.dtype, device: torch.device) -> str:
-    """How numbers are computed, as far as that can move them: `float32 cpu eager torch-2.13 transformers-5.23`."""
+def computation(dtype: torch.dtype, device: torch.device, found: Mapping[str, str] | None = None) -> str:
+    """How numbers are computed, as far as that can move them: `float32 cpu eager torch-2.13 transformers-5.23`.
+
+    Args:
+        dtype: Of the model.
+        device: It is on.
+        found: Versions, where not those of now.
+    """
     kinds = [str(dtype).removeprefix("torch."), device.type, "eager"]
-    found = versions()
+    found = found or versions()
     return " ".join([*kinds, *(f"{name}-{'.'.join(found[name].split('.')[:2])}" for name in ("torch", "transformers"))])
 
 

@@ -277,6 +277,16 @@ def read_rows(path: Path) -> Rows:
     return parse_rows(data[: data.rfind(b"\n") + 1].splitlines(), str(path))
 
 
+def _encoded(line: RunRow | EpisodeRow) -> bytes:
+    return json.dumps(line.model_dump(mode="python"), allow_nan=False).encode()
+
+
+def packed(lines: Sequence[RunRow | EpisodeRow], path: Path) -> bytes:
+    """The content of a whole file, gzipped if its name ends with `.gz`."""
+    data = b"".join(_encoded(line) + b"\n" for line in lines)
+    return gzip.compress(data, 9, mtime=0) if path.suffix == ".gz" else data
+
+
 class RowFile:
     """A file of rows, open for appending by one process at a time.
 
@@ -302,7 +312,7 @@ class RowFile:
 
     def add(self, line: RunRow | EpisodeRow) -> None:
         """Append one line. When this returns, a kill of the process cannot lose it."""
-        data = json.dumps(line.model_dump(mode="python"), allow_nan=False).encode()
+        data = _encoded(line)
         self.rows.add(line)
         self._file.add(data)
 
