@@ -18,13 +18,14 @@ from pathlib import Path
 
 from kv_gym.agents import AgentLike
 from kv_gym.bench import provenance
-from kv_gym.bench.benchmark import described, problem_hash
+from kv_gym.bench.benchmark import described
 from kv_gym.bench.guard import prepare_watched
 from kv_gym.bench.plan import Episode, prepare, result_settings
 from kv_gym.bench.play import AgentFailure, play
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.report import newest_rows
 from kv_gym.bench.rows import EpisodeRow, RowFileError, RowKey, Rows, RunRow, packed, read_rows, sha256_of
+from kv_gym.bench.runner import problem_hash
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
 from kv_gym.errors import ConfigError, KVGymError

@@ -25,10 +25,10 @@ from kv_agents.heuristics.streaming import Streaming
 from torch import Tensor
 
 from kv_gym.agents import load_agent
-from kv_gym.bench import benchmark, play
+from kv_gym.bench import play
 from kv_gym.bench.benchmark import BenchResult, run_bench
 from kv_gym.bench.plan import Bench
-from kv_gym.bench.rows import EpisodeRow, read_rows
+from kv_gym.bench.rows import EpisodeRow, RowFile, read_rows
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
 from kv_gym.engine.measures import result_columns
 from kv_gym.engine.reference import Reference, ReferenceStore
@@ -431,7 +431,7 @@ def test_prompts_that_fill_a_protected_budget_are_left_out(small: Bench, tmp_pat
 
 def test_a_second_process_is_refused(small: Bench, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    with benchmark.RowFile(path), pytest.raises(InUseError, match="another process"):
+    with RowFile(path), pytest.raises(InUseError, match="another process"):
         run_bench(small, path)
 
 

@@ -1,0 +1,143 @@
+"""Plays the cells of a benchmark that its file does not hold yet, and turns each episode into a row."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from kv_gym.bench import provenance
+from kv_gym.bench.plan import Bench, Cell, Episode
+from kv_gym.bench.play import AgentFailure, Time, play
+from kv_gym.bench.progress import Progress
+from kv_gym.bench.rows import EpisodeRow, RowFile, RowKey, RunRow, sha256_of
+from kv_gym.engine.records import EpisodeRecord, full_cache_record
+from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.problems import Problem
+
+RECORDED = ("correct", "stop", "n_tokens", "n_steps", "tokens_sha256", "actions_sha256")
+
+logger = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs cells and writes their rows.
+
+    Args:
+        llm: The frozen LLM.
+        bench: What is run.
+        file: Where rows go.
+        progress: Told how far it is.
+        run: What all new rows share.
+
+    Attributes:
+        keys: Of all episodes of the plan, in order.
+        n_new: Rows written.
+    """
+
+    def __init__(self, llm: FrozenLLM, bench: Bench, file: RowFile, progress: Progress, run: RunRow) -> None:
+        self.llm, self.bench, self.file, self.progress, self.run_row = llm, bench, file, progress, run
+        self.computation = provenance.computation(llm.shape.dtype, llm.shape.device)
+        self.keys: dict[RowKey, None] = {}
+        self.n_new = 0
+
+    def run(self, cells: Sequence[Cell]) -> None:
+        """Run what the file does not hold yet."""
+        todo: list[tuple[Cell, list[Episode]]] = []
+        for cell in cells:
+            planned = {self._row(cell, episode).key: episode for episode in cell.episodes}
+            known = self.keys | self.file.rows.episodes  # an agent that was asked for twice runs once
+            self.keys |= dict.fromkeys(planned)
+            todo.append((cell, [episode for key, episode in planned.items() if key not in known]))
+        self.progress.begin("episodes", sum(len(episodes) for _, episodes in todo))
+        for cell, episodes in todo:
+            if episodes:
+                self.progress.describe(f"{cell.agent.name}, budget {cell.config.budget}, {cell.config.mode}")
+                self._run_cell(cell, episodes)
+
+    def _run_cell(self, cell: Cell, episodes: Sequence[Episode]) -> None:
+        if not cell.agent.evicts:
+            for episode in episodes:
+                self._write(self._full_cache_row(cell, episode))
+            return
+        left = {id(episode): episode for episode in episodes}
+        try:
+            for episode, record, spent in play(
+                self.llm, cell.config, cell.agent, episodes, self.bench.width, seconds=self.bench.agent_seconds
+            ):  # fmt: skip
+                del left[id(episode)]
+                self._write(self._played_row(cell, episode, record, spent))
+        except AgentFailure as failure:
+            logger.info("agent %s failed", cell.agent.name, exc_info=failure.__cause__)
+            for episode in left.values():
+                self._write(self._row(cell, episode, failed=failure.reason))
+
+    def _write(self, row: EpisodeRow) -> None:
+        if row.run_id not in self.file.rows.runs:
+            self.file.add(self.run_row)
+        self.file.add(row)
+        self.n_new += 1
+        self.progress.advance(1)
+
+    def _played_row(self, cell: Cell, episode: Episode, record: EpisodeRecord, spent: Time) -> EpisodeRow:
+        kv_bytes = cell.config.slots * self.llm.shape.slot_bytes  # every slot is allocated, all the time
+        known = max(0, cell.config.slots + 1 - episode.reference.n_prompt)  # generated tokens read at the reset
+        speed = (record.n_tokens - known) / spent.seconds
+        row = self._row(cell, episode, record, kv_bytes, kv_bytes, spent.seconds, speed)
+        return row.model_copy(update={"scoring_seconds": spent.scoring})
+
+    def _full_cache_row(self, cell: Cell, episode: Episode) -> EpisodeRow:
+        record = full_cache_record(self.llm, cell.config, episode.reference)
+        last = len(episode.reference) - 1  # tokens read when the last one is chosen
+        mean = (episode.reference.n_prompt + last) / 2
+        slot_bytes, seconds = self.llm.shape.slot_bytes, episode.seconds
+        speed = None if seconds is None else record.n_tokens / seconds
+        return self._row(cell, episode, record, last * slot_bytes, mean * slot_bytes, seconds, speed)
+
+    def _row(
+        self, cell: Cell, episode: Episode, record: EpisodeRecord | None = None, kv_bytes_peak: int | None = None,
+        kv_bytes_mean: float | None = None, seconds: float | None = None, tokens_per_second: float | None = None,
+        failed: str | None = None,
+    ) -> EpisodeRow:  # fmt: skip
+        reference, problem, config = episode.reference, episode.problem, cell.config
+        return EpisodeRow(
+            run_id=self.run_row.run_id,
+            env_id=self.bench.env_id,
+            mode=config.mode,
+            split=config.split,
+            agent=cell.agent.name,
+            agent_source=cell.identity.where,
+            agent_sha256=cell.identity.sha256,
+            uses_hindsight=cell.agent.uses_hindsight,
+            evicts=cell.agent.evicts,
+            budget=config.budget,
+            evict_every=config.evict_every,
+            problem=problem.id,
+            family=problem.family,
+            seed=episode.seed,
+            failed=failed,
+            correct_full=reference.correct,
+            kv_bytes_peak=kv_bytes_peak,
+            kv_bytes_mean=kv_bytes_mean,
+            seconds=seconds,
+            tokens_per_second=tokens_per_second,
+            reference_hash=reference.hash,
+            problem_sha256=problem_hash(problem),
+            model=self.llm.name,
+            model_fingerprint=self.llm.fingerprint,
+            settings_sha256=self.run_row.settings_sha256,
+            computation=self.computation,
+            **({} if record is None else _measured(record)),
+        )
+
+
+def problem_hash(problem: Problem) -> str:
+    """Hash of everything that is asked: also the trace that is replayed, and how the answer is scored."""
+    return sha256_of([problem.family, problem.prompt, problem.answer, problem.graded, problem.trace])
+
+
+def _measured(record: EpisodeRecord) -> dict[str, Any]:
+    """The fields of a record that a row holds, NaN as None."""
+    plain = {name: getattr(record, name) for name in RECORDED}
+    return plain | {name: None if math.isnan(value) else value for name, value in record.measured.items()}
