@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from kv_gym import __version__
-from kv_gym.commands.bench import bench, report
+from kv_gym.commands.bench import bench
 from kv_gym.commands.leaderboard import leaderboard_app
 from kv_gym.commands.lists import agents, envs
 from kv_gym.commands.migrate import migrate
 from kv_gym.commands.models import models_app
 from kv_gym.commands.record import record, replay
+from kv_gym.commands.report import report
 from kv_gym.commands.submit import submit_app
 from kv_gym.commands.system import end_like_interrupt, speak_utf8, trouble
 from kv_gym.commands.train import Trainers
