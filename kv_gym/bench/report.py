@@ -27,6 +27,8 @@ class CellReport:
         accuracy: Share of right answers, in generate mode (in replay, where there is no other).
         full_accuracy: The same with the full cache, on the same episodes.
         retained: Accuracy over full-cache accuracy.
+        cut_off: Share of the episodes that ended at max_new_tokens, generate; None where there are none.
+        finished_accuracy: Accuracy among the others that did not fail.
         versus_best: Accuracy minus that of the best ranked agent at this budget, paired; None for the best.
         measures: Each of `kv_gym.engine.measures` by its name in reports.
         kv_bytes_peak, kv_bytes_mean: Mean over episodes.
@@ -48,6 +50,8 @@ class CellReport:
     accuracy: Interval | None
     full_accuracy: float | None
     retained: Interval | None
+    cut_off: float | None
+    finished_accuracy: Interval | None
     versus_best: Interval | None
     measures: dict[str, Interval | None]
     kv_bytes_peak: float | None
@@ -197,6 +201,8 @@ def _cell(name: str, rows: list[EpisodeRow], mode: str, best: list[EpisodeRow] |
     problems = [row.problem for row in answered]
     right, full = [row.correct or 0.0 for row in answered], [row.correct_full for row in answered]
     failed = [row for row in rows if row.failed]
+    ended = [row for row in answered if row.mode == "generate" and row.stop is not None]
+    finished = [row for row in ended if row.stop != "length"]
     return CellReport(
         agent=name,
         agent_source=rows[0].agent_source,
@@ -211,6 +217,8 @@ def _cell(name: str, rows: list[EpisodeRow], mode: str, best: list[EpisodeRow] |
         accuracy=proportion_interval(right, problems),
         full_accuracy=math.fsum(full) / len(full) if full else None,
         retained=_retained(right, full, problems),
+        cut_off=1 - len(finished) / len(ended) if ended else None,
+        finished_accuracy=proportion_interval([row.correct or 0.0 for row in finished], [r.problem for r in finished]),
         versus_best=_paired(rows, best, mode),
         measures={measure.key: _average(rows, measure) for measure in MEASURES},
         kv_bytes_peak=_plain_mean(answered, "kv_bytes_peak"),

@@ -109,7 +109,7 @@ class EpisodeRow(_Line):
         budget, evict_every: Slots.
         failed: Class and message of what the agent raised; None when it went well.
         correct: Score of the answer, 0 to 1. `correct_full`: with the full cache.
-        stop: `eos` or `length`.
+        stop: `eos` or `length`. `stop_full`: with the full cache; None in rows of older versions.
         n_tokens: Generated tokens, the reference's first ones included. `n_steps`: evictions.
         kv_bytes_peak, kv_bytes_mean: Bytes of keys and values held while writing.
         seconds: Share of the wall time; the shares of a cell sum to its time. `scoring_seconds`: what of it the agent
@@ -145,6 +145,7 @@ class EpisodeRow(_Line):
     correct: Share | None = None
     correct_full: Share
     stop: str | None = None
+    stop_full: str | None = None
     n_tokens: Count | None = None
     n_steps: Count | None = None
     kv_bytes_peak: Count | None = None

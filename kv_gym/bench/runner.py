@@ -118,6 +118,7 @@ class Runner:
             seed=episode.seed,
             failed=failed,
             correct_full=reference.correct,
+            stop_full=reference.stop,
             kv_bytes_peak=kv_bytes_peak,
             kv_bytes_mean=kv_bytes_mean,
             seconds=seconds,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from kv_gym.bench.report import CellReport, Report
 from kv_gym.bench.suite import Part
-from kv_gym.bench.tables import markdown_table
+from kv_gym.bench.tables import cut_off_notes, markdown_table, percent
 
 WITHIN = 0.02
 """Accuracy that an agent may lack to the full cache and still count as equal to it."""
@@ -35,6 +35,7 @@ def page(title: str, parts: Mapping[str, Part], plot: str) -> str:
     lines += [cross_table(parts, lambda part, agent: increases(part.report.cell(agent, part.half)))]
     for name, part in parts.items():
         lines += ["", f"## {name}: {part.report.env_id}", "", part_table(part)]
+        lines += [line for note in cut_off_notes(part.report) for line in ("", note)]
     return "\n".join(lines) + "\n"
 
 
@@ -69,11 +70,7 @@ def part_table(part: Part) -> str:
 
 def accuracy(cell: CellReport | None) -> str:
     """Accuracy with its interval, %."""
-    if cell is None or cell.accuracy is None:
-        return ""
-    return "{:.0f} [{:.0f}, {:.0f}]".format(
-        *(100 * x for x in (cell.accuracy.value, cell.accuracy.low, cell.accuracy.high))
-    )
+    return "" if cell is None or cell.accuracy is None else percent(cell.accuracy)
 
 
 def increases(cell: CellReport | None) -> str:

@@ -11,6 +11,8 @@ from kv_gym.bench.intervals import Interval
 from kv_gym.bench.report import CellReport, Report
 from kv_gym.engine.measures import MEASURES, Measure
 
+MOST_CUT_OFF = 0.05
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -54,6 +56,7 @@ def tables(report: Report) -> list[Table]:
     mode = "" if report.accuracy_mode == "generate" else " of the answer after the replayed trace"
     found = [
         matrix(report, f"Accuracy{mode}, % [95% interval]", _accuracy),
+        matrix(report, "Cut off at max_new_tokens, % · accuracy of the others, % [95% interval]", _cut_off),
         *(_measured(report, measure, f"{measure.table} [95% interval]") for measure in MEASURES if measure.table),
         matrix(report, "KV cache, MiB · new tokens a second · share of the time spent in the agent", _cost),
     ]
@@ -64,6 +67,7 @@ def page_tables(report: Report) -> list[Table]:
     """What a results page shows; without empty tables."""
     found = [
         matrix(report, "accuracy, %", _accuracy),
+        matrix(report, "cut off, % · accuracy of the others, %", _cut_off),
         *(_measured(report, measure, measure.page) for measure in MEASURES if measure.page),
         matrix(report, "MiB · tokens/s · share in the agent", _cost),
     ]
@@ -91,7 +95,7 @@ def markdown(report: Report) -> str:
         f"# Results on {report.env_id}\n\n{sample_text(report)} of the {report.split} split, model `{report.model}`. "
         "95% bootstrap intervals over problems; agents in italics are references, not ranked."
     )
-    parts = [" ".join([head, *_gaps(report)])]
+    parts = [" ".join([head, *_gaps(report), *cut_off_notes(report)])]
     for table in page_tables(report):
         names = (line.agent if line.ranked else f"*{line.agent}*" for line in table.lines)
         texts = ([entry.text for entry in line.entries] for line in table.lines)
@@ -132,7 +136,7 @@ def notes(report: Report) -> list[str]:
         lines.append("Bold: the best ranked agent, and those whose paired difference to it includes 0.")
     if any(not cell.ranked for cell in report.cells):
         lines.append("Below the line: references, not ranked. (hindsight) knows the future.")
-    lines += _gaps(report)
+    lines += [*_gaps(report), *cut_off_notes(report)]
     if report.n_other:
         lines.append(f"{report.n_other} rows of other settings, models or agent versions are in the file and not used.")
     commits = {str(run["git"] and run["git"]["commit"][:8]) for run in report.runs}
@@ -155,6 +159,21 @@ def _gaps(report: Report) -> list[str]:
     return [f"{what}: {', '.join(where)}." for what, where in told.items() if where]
 
 
+def cut_off_notes(report: Report) -> list[str]:
+    """Which agents had more episodes cut off than may be: such a number is also one of max_new_tokens."""
+    where: dict[str, list[str]] = {}
+    for cell in report.cells:
+        if cell.cut_off is not None and cell.cut_off > MOST_CUT_OFF:
+            where.setdefault(cell.agent, []).append(f"{100 * cell.cut_off:.0f}% at {cell.budget}")
+    if not where:
+        return []
+    listed = "; ".join(f"{agent} {', '.join(shares)}" for agent, shares in where.items())
+    return [
+        f"More than {100 * MOST_CUT_OFF:.0f}% of the episodes were cut off at max_new_tokens and count by what was "
+        f"written until then: {listed}. A larger max_new_tokens tells whether they would have ended."
+    ]
+
+
 def sample_text(report: Report) -> str:
     """How much a report is measured on."""
     seeds = "" if report.n_seeds == 1 else f" x {report.n_seeds} seeds"
@@ -164,10 +183,23 @@ def sample_text(report: Report) -> str:
 def _accuracy(cell: CellReport) -> Entry:
     if cell.accuracy is None:
         return Entry()
-    value, low, high = (f"{100 * x:.0f}" for x in (cell.accuracy.value, cell.accuracy.low, cell.accuracy.high))
     mark = "!" if cell.n_failed else ""
     with_best = cell.ranked and (cell.versus_best is None or cell.versus_best.high >= 0)
-    return Entry(f"{mark}{value} [{low}, {high}]", with_best)
+    return Entry(f"{mark}{percent(cell.accuracy)}", with_best)
+
+
+def _cut_off(cell: CellReport) -> Entry:
+    """Nothing where no episode was cut off."""
+    if not cell.cut_off:
+        return Entry()
+    others = "" if cell.finished_accuracy is None else f" · {percent(cell.finished_accuracy)}"
+    return Entry(f"{100 * cell.cut_off:.0f}{others}")
+
+
+def percent(interval: Interval) -> str:
+    """A share with its interval, %."""
+    value, low, high = (f"{100 * x:.0f}" for x in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]"
 
 
 def _interval(interval: Interval | None) -> Entry:

@@ -277,3 +277,27 @@ def test_equally_good_agents_are_compared_with_the_first_by_name() -> None:
     for order in (rows, rows[::-1]):
         cells = {cell.agent: cell for cell in build_report(order, [make_run()]).cells}
         assert cells["alpha"].versus_best is None and cells["zeta"].versus_best is not None
+
+
+def test_episodes_that_were_cut_off_are_told() -> None:
+    """Two of eight were cut off, both wrong; one failed: of the five others four are right."""
+    rows = make_cell("mine", 4) + make_cell("other", 8)
+    rows = [row.model_copy(update={"stop": "eos"}) if row.mode == "generate" else row for row in rows]
+    for i in (5, 6):
+        rows[i] = rows[i].model_copy(update={"stop": "length"})
+    rows[7] = make_row(7, "mine", correct=None, failed="ValueError: no")
+    report = build_report(rows, [make_run()])
+    mine, other = report.cell("mine", 64), report.cell("other", 64)
+    assert mine is not None and mine.cut_off == pytest.approx(2 / 7) and mine.finished_accuracy
+    assert mine.finished_accuracy.value == 4 / 5
+    assert other is not None and other.cut_off == 0 and other.finished_accuracy == other.accuracy
+    (said,) = [line for line in notes(report) if "cut off" in line]
+    assert said.startswith("More than 5% of the episodes were cut off") and "mine 29% at 64. A larger" in said
+    assert "other" not in said.replace("the others", "") and "cut off, % · accuracy of the others" in markdown(report)
+    assert "29 · 80 [" in printed(report) and said in markdown(report)
+
+
+def test_nothing_is_said_of_cut_offs_where_there_are_none(report: Report) -> None:
+    cell = report.cell("good", 64)
+    assert cell is not None and cell.cut_off is None  # rows of these tests do not say how they ended
+    assert "ut off" not in printed(report) + markdown(report)
