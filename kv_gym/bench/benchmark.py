@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from kv_gym.bench.plan import Bench, Cell, Episode, plays, prepare, result_setti
 from kv_gym.bench.progress import Progress, Silent
 from kv_gym.bench.rows import EpisodeRow, RowFile, RunRow, sha256_of
 from kv_gym.bench.runner import Runner
+from kv_gym.bench.texts import TextFile
 from kv_gym.config import EnvConfig
 from kv_gym.identity import Identity, identity_of
 from kv_gym.llm.frozen import FrozenLLM
@@ -63,7 +65,7 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
     progress = progress or Silent()
     configs = {(budget, mode): bench.config(budget, mode) for budget in bench.budgets for mode in bench.modes}
     first = next(iter(configs.values()))
-    with RowFile(path) as file:
+    with RowFile(path) as file, TextFile(path.parent) if bench.texts else nullcontext() as texts:
         llm = load_llm(first.model, first.revision, first.dtype, first.device)
         for agent in bench.agents:
             prepare_watched(llm, agent)
@@ -79,7 +81,7 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
             for mode in bench.modes
         ]
         run = describe_run(llm, bench, first, identities, left_out, path.parent)
-        runner = Runner(llm, bench, file, progress, run)
+        runner = Runner(llm, bench, file, progress, run, texts)
         runner.run(cells)
         found = file.rows
     rows = [found.episodes[key] for key in runner.keys]

@@ -20,13 +20,13 @@ from kv_gym.agents import AgentLike
 from kv_gym.bench import provenance
 from kv_gym.bench.benchmark import described
 from kv_gym.bench.guard import prepare_watched
-from kv_gym.bench.plan import Episode, prepare, result_settings
+from kv_gym.bench.plan import Episode, config_of, prepare
 from kv_gym.bench.play import AgentFailure, play
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.report import newest_rows
 from kv_gym.bench.rows import EpisodeRow, RowFileError, RowKey, Rows, RunRow, packed, read_rows, sha256_of
 from kv_gym.bench.runner import problem_hash
-from kv_gym.config import EnvConfig, make_config
+from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
 from kv_gym.errors import ConfigError, KVGymError
 from kv_gym.files import lock, write_whole
@@ -270,23 +270,6 @@ def _class_and_settings(source: str) -> tuple[str, set[str]]:
     """`Streaming` and {`n_sink=4`} of `kv_agents.heuristics.streaming:Streaming(n_sink=4)`."""
     where, _, settings = source.partition("(")
     return where.rpartition(":")[2], {one for one in settings.removesuffix(")").split(", ") if one}
-
-
-def config_of(run: RunRow, row: EpisodeRow) -> EnvConfig:
-    """The settings that a row was made with.
-
-    Raises:
-        ConfigError: This version knows other settings.
-    """
-    settings = {name: value for name, value in run.settings.items() if name not in ("recent", "shared")}
-    config = make_config(
-        row.env_id, **settings, n_recent=run.settings["recent"], granularity=run.settings["shared"], split=row.split,
-        model=run.model["name"], revision=run.model.get("revision"), dtype=run.model["dtype"], budget=row.budget,
-        mode=row.mode, shadow=row.mode == "replay", n_problems=run.plan["problems"],
-    )  # fmt: skip
-    if sha256_of(result_settings(config)) != run.settings_sha256:
-        raise ConfigError(f"the settings of {row.env_id} are others in this version. Play the rows again.")
-    return config
 
 
 def _model_of(run: RunRow, config: EnvConfig) -> FrozenLLM:

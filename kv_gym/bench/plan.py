@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from kv_gym.agents import AgentLike
 from kv_gym.bench.progress import Progress
+from kv_gym.bench.rows import EpisodeRow, RunRow, sha256_of
 from kv_gym.config import EnvConfig, env_page, make_config, plain
 from kv_gym.engine.episodes import is_playable
 from kv_gym.engine.reference import Reference, ReferenceStore
@@ -42,6 +43,7 @@ class Bench:
         modes: `generate`, `replay` or both; default is the page's.
         width: Episodes side by side.
         options: Other settings of the environment. Environments play the train split; the benchmark plays test.
+        texts: Keep every generated text beside the rows.
         agent_seconds: Longest time of a decision of an agent; None is without limit.
         problem_seeds: Of made problems: the first `problems` of as many seeds, from `problem_seed` of the options on.
     """
@@ -56,6 +58,7 @@ class Bench:
     options: Mapping[str, Any] = field(default_factory=dict)
     problem_seeds: int = 1
     agent_seconds: float | None = None
+    texts: bool = False
 
     def __post_init__(self) -> None:
         defaults = env_page(self.env_id).bench
@@ -155,3 +158,20 @@ def result_settings(config: EnvConfig) -> dict[str, Any]:
     """Every setting that can move a row, apart from budget, mode, problem, seed and model, which its key holds."""
     settings = config.model_dump(mode="json", exclude=NO_SETTING)
     return settings | {"recent": config.recent, "shared": config.shared}
+
+
+def config_of(run: RunRow, row: EpisodeRow) -> EnvConfig:
+    """The settings that a row was made with.
+
+    Raises:
+        ConfigError: This version knows other settings.
+    """
+    settings = {name: value for name, value in run.settings.items() if name not in ("recent", "shared")}
+    config = make_config(
+        row.env_id, **settings, n_recent=run.settings["recent"], granularity=run.settings["shared"], split=row.split,
+        model=run.model["name"], revision=run.model.get("revision"), dtype=run.model["dtype"], budget=row.budget,
+        mode=row.mode, shadow=row.mode == "replay", n_problems=run.plan["problems"],
+    )  # fmt: skip
+    if sha256_of(result_settings(config)) != run.settings_sha256:
+        raise ConfigError(f"the settings of {row.env_id} are others in this version. Play the rows again.")
+    return config

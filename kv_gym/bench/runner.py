@@ -12,6 +12,7 @@ from kv_gym.bench.plan import Bench, Cell, Episode
 from kv_gym.bench.play import AgentFailure, Time, play
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import EpisodeRow, RowFile, RowKey, RunRow, sha256_of
+from kv_gym.bench.texts import TextFile, text_key
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.problems import Problem
@@ -30,14 +31,19 @@ class Runner:
         file: Where rows go.
         progress: Told how far it is.
         run: What all new rows share.
+        texts: Where generated texts go; None is nowhere.
 
     Attributes:
         keys: Of all episodes of the plan, in order.
         n_new: Rows written.
     """
 
-    def __init__(self, llm: FrozenLLM, bench: Bench, file: RowFile, progress: Progress, run: RunRow) -> None:
+    def __init__(
+        self, llm: FrozenLLM, bench: Bench, file: RowFile, progress: Progress, run: RunRow,
+        texts: TextFile | None = None,
+    ) -> None:  # fmt: skip
         self.llm, self.bench, self.file, self.progress, self.run_row = llm, bench, file, progress, run
+        self.texts = texts
         self.computation = provenance.computation(llm.shape.dtype, llm.shape.device)
         self.keys: dict[RowKey, None] = {}
         self.n_new = 0
@@ -46,20 +52,28 @@ class Runner:
         """Run what the file does not hold yet."""
         todo: list[tuple[Cell, list[Episode]]] = []
         for cell in cells:
-            planned = {self._row(cell, episode).key: episode for episode in cell.episodes}
-            known = self.keys | self.file.rows.episodes  # an agent that was asked for twice runs once
+            planned = {row.key: (row, episode) for episode in cell.episodes for row in [self._row(cell, episode)]}
+            new = {key: pair for key, pair in planned.items() if key not in self.keys}  # asked for twice runs once
             self.keys |= dict.fromkeys(planned)
-            todo.append((cell, [episode for key, episode in planned.items() if key not in known]))
+            todo.append((cell, [episode for row, episode in new.values() if not self._is_known(row)]))
         self.progress.begin("episodes", sum(len(episodes) for _, episodes in todo))
         for cell, episodes in todo:
             if episodes:
                 self.progress.describe(f"{cell.agent.name}, budget {cell.config.budget}, {cell.config.mode}")
                 self._run_cell(cell, episodes)
 
+    def _is_known(self, row: EpisodeRow) -> bool:
+        """Whether an episode needs not be played: its row is there, and its text where texts are asked for."""
+        stored = self.file.rows.episodes.get(row.key)
+        if stored is None:
+            return False
+        return self.texts is None or stored.failed is not None or text_key(stored) in self.texts.known
+
     def _run_cell(self, cell: Cell, episodes: Sequence[Episode]) -> None:
         if not cell.agent.evicts:
             for episode in episodes:
-                self._write(self._full_cache_row(cell, episode))
+                record = full_cache_record(self.llm, cell.config, episode.reference)
+                self._write(self._full_cache_row(cell, episode, record), record.text)
             return
         left = {id(episode): episode for episode in episodes}
         try:
@@ -67,18 +81,22 @@ class Runner:
                 self.llm, cell.config, cell.agent, episodes, self.bench.width, seconds=self.bench.agent_seconds
             ):  # fmt: skip
                 del left[id(episode)]
-                self._write(self._played_row(cell, episode, record, spent))
+                self._write(self._played_row(cell, episode, record, spent), record.text)
         except AgentFailure as failure:
             logger.info("agent %s failed", cell.agent.name, exc_info=failure.__cause__)
             for episode in left.values():
                 self._write(self._row(cell, episode, failed=failure.reason))
 
-    def _write(self, row: EpisodeRow) -> None:
+    def _write(self, row: EpisodeRow, text: str = "") -> None:
+        self.progress.advance(1)
+        if self.texts is not None and row.failed is None:
+            self.texts.add(row, text)  # first: a row without its text would be played again
+        if row.key in self.file.rows.episodes:
+            return  # played for its text
         if row.run_id not in self.file.rows.runs:
             self.file.add(self.run_row)
         self.file.add(row)
         self.n_new += 1
-        self.progress.advance(1)
 
     def _played_row(self, cell: Cell, episode: Episode, record: EpisodeRecord, spent: Time) -> EpisodeRow:
         kv_bytes = cell.config.slots * self.llm.shape.slot_bytes  # every slot is allocated, all the time
@@ -87,8 +105,7 @@ class Runner:
         row = self._row(cell, episode, record, kv_bytes, kv_bytes, spent.seconds, speed)
         return row.model_copy(update={"scoring_seconds": spent.scoring})
 
-    def _full_cache_row(self, cell: Cell, episode: Episode) -> EpisodeRow:
-        record = full_cache_record(self.llm, cell.config, episode.reference)
+    def _full_cache_row(self, cell: Cell, episode: Episode, record: EpisodeRecord) -> EpisodeRow:
         last = len(episode.reference) - 1  # tokens read when the last one is chosen
         mean = (episode.reference.n_prompt + last) / 2
         slot_bytes, seconds = self.llm.shape.slot_bytes, episode.seconds

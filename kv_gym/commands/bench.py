@@ -72,6 +72,9 @@ def bench(
     agent_seconds: Annotated[
         float | None, typer.Option(help="An agent whose decision takes longer fails. Default: no limit.")
     ] = None,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Keep every generated text in texts.jsonl.gz beside the rows.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder of rows, report and plot. Default: runs/bench/ENV_ID.")
     ] = None,
@@ -104,7 +107,9 @@ def bench(
     options = parse_settings(settings or [])
     options["split"] = split.value
     folder = out or Path("runs") / "bench" / env_id
-    plan = _plan(env_id, agent or [], budget or [], problems, seeds, problem_seeds, mode, width, options, agent_seconds)
+    plan = _plan(
+        env_id, agent or [], budget or [], problems, seeds, problem_seeds, mode, width, options, agent_seconds, texts
+    )
     _bench_one(plan, folder, as_json, plot)
 
 
@@ -129,6 +134,7 @@ def _bench_one(plan: Bench, folder: Path, as_json: bool, plot: bool) -> None:
 def _plan(
     env_id: str, names: list[str], budgets: list[int], problems: int | None, seeds: int, problem_seeds: int,
     mode: ModeChoice | None, width: int, options: dict[str, Any], agent_seconds: float | None,
+    texts: bool,
 ) -> Bench:  # fmt: skip
     from kv_gym.config import env_page, make_config
 
@@ -142,7 +148,7 @@ def _plan(
     if names == [ALL_AGENTS]:
         names = list(agent_entries())
     loaded = [build_agent(text) for text in names or page.bench.agents]
-    return Bench(env_id, loaded, budgets, problems, seeds, modes, width, options, problem_seeds, agent_seconds)
+    return Bench(env_id, loaded, budgets, problems, seeds, modes, width, options, problem_seeds, agent_seconds, texts)
 
 
 def _run(plan: Bench, path: Path) -> BenchResult:

@@ -50,6 +50,8 @@ def record(
 
     options = parse_settings(settings or []) | {"split": split, "mode": mode, "shadow": True}
     config = make_config(env_id, **options if budget is None else options | {"budget": budget})
+    if problem >= config.n_problems:
+        config = config.model_copy(update={"n_problems": problem + 1})
     from kv_gym.bench.guard import prepare_watched
     from kv_gym.envs.core import ProblemSet
     from kv_gym.llm.loading import load_llm

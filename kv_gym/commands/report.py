@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kv_gym.commands.console import console, report_view, say
+from kv_gym.errors import ConfigError
 
 if TYPE_CHECKING:
     from kv_gym.bench.report import Report
+    from kv_gym.bench.rows import EpisodeRow, RunRow
 
 ROWS_FILE, REPORT_FILE, PLOT_FILE = "rows.jsonl", "report.json", "accuracy.png"
+MAX_ANSWER_CHARS = 40  # in a table
 
 
 def report(
@@ -23,8 +26,20 @@ def report(
         bool, typer.Option("--markdown", help="Print accuracy, loss ratio and cost as Markdown tables.")
     ] = False,
     plot: Annotated[Path | None, typer.Option(help="Save accuracy against budget to this PNG.")] = None,
+    lost: Annotated[
+        str | None, typer.Option(metavar="AGENT", help="List the problems that this agent lost and --against solved.")
+    ] = None,
+    against: Annotated[str | None, typer.Option(metavar="AGENT", help="Goes with --lost.")] = None,
+    budget: Annotated[
+        list[int] | None, typer.Option(help="Goes with --lost: only this budget; repeat for more. Default: all.")
+    ] = None,
 ) -> None:
-    """Sum rows up: those with the env, model and settings of the last row, with the newest version of each agent."""
+    """Sum rows up: those with the env, model and settings of the last row, with the newest version of each agent.
+
+    With --lost and --against: which problems the one lost and the other solved, and the command that records both.
+    """
+    if (lost is None) != (against is None):
+        raise ConfigError("--lost AGENT and --against AGENT go together.")
     from kv_gym.bench.report import build_report, newest_rows
     from kv_gym.bench.rows import RowFileError, read_rows
 
@@ -35,6 +50,9 @@ def report(
     chosen = newest_rows(found)
     if not chosen:
         raise RowFileError(f"{path} holds no episodes yet. Run `kv-gym bench` first.")
+    if lost is not None and against is not None:
+        _show_lost(chosen, found.runs, lost, against, budget or [], path.parent)
+        return
     summed = build_report(chosen, found.runs.values(), len(found.episodes) - len(chosen))
     if as_markdown:
         from kv_gym.bench.tables import markdown
@@ -42,6 +60,44 @@ def report(
         print(markdown(summed))
         return
     show(summed, as_json, plot)
+
+
+def _show_lost(
+    rows: list[EpisodeRow], runs: dict[str, RunRow], loser: str, solver: str, budgets: list[int], folder: Path
+) -> None:
+    """Print the problems that one agent lost and another solved, with what each answered where texts are kept."""
+    from rich.table import Table
+
+    from kv_gym.bench.lost import lost_episodes, record_command
+    from kv_gym.bench.texts import answers
+
+    found = lost_episodes(rows, loser, solver, budgets)
+    if not found:
+        say(f"{loser} lost nothing that {solver} solved.")
+        return
+    said = answers(folder)
+    columns = ("budget", "problem", "family", f"{loser}: ended by", f"{solver}: ended by")
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for one in found:
+        ends = (_end(row, said) for row in (one.loser, one.solver))
+        table.add_row(str(one.loser.budget), one.loser.problem, one.loser.family, *ends)
+    console().print(table)
+    say(f"{len(found)} episodes. To see why, record both agents on the first and open the page:")
+    command = record_command(found[0], runs)
+    print(f"{command}\nkv-gym replay runs/lost/*.json.gz --html runs/lost/episode.html")
+
+
+def _end(row: EpisodeRow, answers: dict[str, str | None]) -> str:
+    """How an episode ended, and with which answer where its text is kept."""
+    from kv_gym.bench.texts import text_key
+
+    if row.failed is not None:
+        return "failed"
+    ended = f"{row.stop}, {row.n_tokens} tokens"
+    if text_key(row) not in answers:
+        return ended
+    answer = answers[text_key(row)]
+    return f"{ended}, " + ("no answer" if answer is None else f"answer {answer[:MAX_ANSWER_CHARS]!r}")
 
 
 def save_json(report: Report, path: Path) -> None:

@@ -31,7 +31,7 @@ class EpisodeRecord:
         measured: Mean of each column of `kv_gym.engine.measures`; NaN where nothing was measured.
         tokens_sha256: Hash of the generated token ids.
         actions_sha256: Hash of the kept slots, step by step.
-        text: What was generated; "" for the full cache.
+        text: What was generated.
         evicted: Slots that went, [steps, L, H_kv, evict_every] int16, where the batch remembers them.
     """
 
@@ -139,7 +139,7 @@ def full_cache_record(llm: FrozenLLM, config: EnvConfig, reference: Reference) -
         measured={name: mean(float(total), float(count), n_tokens) for name, total, count in sums_of(window, config)},
         tokens_sha256=tokens_hash(generated),
         actions_sha256=hashlib.sha256().hexdigest(),
-        text="",
+        text=llm.decode(generated),
     )
 
 
