@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, get_type_hints
 from kv_gym.config import plain
 from kv_gym.errors import ConfigError, KVGymError, unknown_name
 from kv_gym.identity import FILE_MODULE, imports_of, remember_options
+from kv_gym.llm.accumulators import ACCUMULATORS
 from kv_gym.registry import plugins
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 GROUP = "kv_gym.agents"
 MAX_NAME = 64
-ATTRIBUTES = {"needs_statistics": bool, "uses_hindsight": bool, "evicts": bool}
+ATTRIBUTES = {"uses_hindsight": bool, "evicts": bool}
 OWN_AGENT = "Or give a file of your own: path/to/mine.py:MyAgent."
 
 
@@ -40,8 +41,8 @@ class AgentLike(Protocol):
         ...
 
     @property
-    def needs_statistics(self) -> bool:
-        """Whether it reads the attention accumulators."""
+    def needs(self) -> tuple[str, ...]:
+        """The attention accumulators that it reads, by their names in `SlotView`."""
         ...
 
     @property
@@ -252,7 +253,19 @@ def _checked(value: Any, source: str) -> type[AgentLike]:
                 f"{source} does not say {attribute}. Make it a subclass of kv_agents.base.Agent, which does, or set "
                 f"{attribute} = True or False."
             )
+    _check_needs(getattr(value, "needs", None), source)
     return cast("type[AgentLike]", value)
+
+
+def _check_needs(needs: Any, source: str) -> None:
+    """Refuse a class that does not say which accumulators it reads; where it is a property, each agent says."""
+    if isinstance(needs, property):
+        return
+    if not isinstance(needs, tuple) or any(name not in ACCUMULATORS for name in needs):
+        raise ConfigError(
+            f"{source}: needs = {needs!s:.100} names no accumulators. Make it a subclass of kv_agents.base.Agent, "
+            f"which needs none, or set needs to a tuple of {', '.join(map(repr, ACCUMULATORS))}."
+        )
 
 
 def _check_options(found: type[AgentLike], options: dict[str, Any]) -> None:

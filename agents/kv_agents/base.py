@@ -21,13 +21,14 @@ class Agent(ABC):
 
     Attributes:
         name: What `--agent` calls it.
-        needs_statistics: Reads `total_attention`, `decayed_attention`, `last_attended` or `longest_gap`.
+        needs: Which accumulators of `SlotView` it reads: `total_attention`, `decayed_attention`, `last_attended`,
+            `longest_gap`. Only these are kept.
         uses_hindsight: Reads `slots.hindsight`. Such agents are reference lines and never ranked.
         evicts: False only for the full cache, which is not asked for scores.
     """
 
     name: str
-    needs_statistics: ClassVar[bool] = False
+    needs: tuple[str, ...] = ()
     uses_hindsight: ClassVar[bool] = False
     evicts: ClassVar[bool] = True
 

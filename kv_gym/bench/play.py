@@ -66,7 +66,7 @@ def play(
     """
     waiting, running = deque(episodes), dict[int, Episode]()
     batch = EpisodeBatch(
-        llm, config, min(width, len(episodes)), statistics=agent.needs_statistics, hindsight=agent.uses_hindsight,
+        llm, config, min(width, len(episodes)), statistics=agent.needs, hindsight=agent.uses_hindsight,
         evictions=evictions, queries=queries_of(agent),
     )  # fmt: skip
     guard = Guard(batch, seconds)

@@ -74,7 +74,7 @@ def envs(
 def _describe(agent: Any) -> tuple[str, str, str]:
     """What an agent's class says about itself: needs, hindsight, first line and what it was trained on."""
     lines = (agent.__doc__ or "").strip().splitlines()
-    needs = "statistics" if agent.needs_statistics else ""
+    needs = "" if isinstance(agent.needs, property) else ", ".join(agent.needs)
     about = f" Trained: {agent.about()}." if hasattr(agent, "about") else ""
     return needs, "yes" if agent.uses_hindsight else "", (lines[0] if lines else "") + about
 

@@ -109,9 +109,7 @@ class Episode:
         problems = ProblemSet(self.llm, config)
         self.reference = problems.playable(0, seed) if problem is None else problems.chosen(problem, seed)
         self.agent = agent
-        self.batch = EpisodeBatch(
-            self.llm, config, 1, agent.needs_statistics, agent.uses_hindsight, queries=queries_of(agent)
-        )
+        self.batch = EpisodeBatch(self.llm, config, 1, agent.needs, agent.uses_hindsight, queries=queries_of(agent))
         self.batch.reset([0], [self.reference], [seed])
         self._frames = FrameMaker(env_id, self.batch)
 

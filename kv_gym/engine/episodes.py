@@ -6,7 +6,7 @@ recorded text in one chunk where they are known, its own choices one by one wher
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ from kv_gym.engine.shadow import Shadow
 from kv_gym.engine.slots import SlotView
 from kv_gym.engine.texts import Texts, text_capacity
 from kv_gym.errors import BudgetError, ConfigError
+from kv_gym.llm.accumulators import ACCUMULATORS
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.problems.grading import grade
@@ -58,7 +59,7 @@ class EpisodeBatch:
         llm: The frozen LLM.
         config: Settings of the env.
         n: Episodes, N.
-        statistics: Keep the attention accumulators (`SlotView.total_attention` and the like).
+        statistics: Attention accumulators that are kept, as `SlotView` names them; all by default.
         hindsight: Compute golden labels at every reset (one full forward over the reference).
         evictions: Remember which slots went (`records.evicted`).
         queries: How many of the newest queries an agent may ask for, at least; 32 and a window are always kept.
@@ -72,8 +73,8 @@ class EpisodeBatch:
     """
 
     def __init__(
-        self, llm: FrozenLLM, config: EnvConfig, n: int, statistics: bool = True, hindsight: bool = False,
-        evictions: bool = False, queries: int = 0,
+        self, llm: FrozenLLM, config: EnvConfig, n: int, statistics: Collection[str] = tuple(ACCUMULATORS),
+        hindsight: bool = False, evictions: bool = False, queries: int = 0,
     ) -> None:  # fmt: skip
         self.llm, self.config, self.n = llm, config, n
         self.decoding = Decoding(config.temperature, config.top_p, config.top_k)
@@ -102,7 +103,7 @@ class EpisodeBatch:
             self.records.start(row)
             self.decision[row], self.seeds[row], self.active[row] = 0, seed, True
         first = torch.arange(config.slots, device=index.device).expand(len(index), -1)
-        tokens, track = self.texts.tokens[index, : config.slots], cache.statistics is not None
+        tokens, track = self.texts.tokens[index, : config.slots], cache.statistics
         part = SlotCache(self.llm.shape, len(index), config.budget, config.evict_every, cache.n_obs, track)
         self.llm.read(tokens, first, part, last_only=True)
         part.settle()

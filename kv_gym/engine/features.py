@@ -34,6 +34,7 @@ class Feature:
         description: What it says.
         compute: SlotView -> [N, L, H_kv, S], or [N, L, H_kv, group, S] when `grouped`.
         grouped: Whether it is one number per query head.
+        needs: Accumulators that it is made of.
         version: Raise it when the same name comes to mean something else: trained scorers refuse what they do not know.
     """
 
@@ -43,6 +44,7 @@ class Feature:
     description: str
     compute: Callable[[SlotView], Tensor]
     grouped: bool = False
+    needs: tuple[str, ...] = ()
     version: int = 1
 
     @property
@@ -137,16 +139,17 @@ FEATURES: tuple[Feature, ...] = (
     Feature("attention_last32", MULTIPLES, "attention: ForesightKV", "mean over the newest 32 queries",
             lambda s: multiples_of_average(newest(s, 32)), grouped=True),
     Feature("attention_total", MULTIPLES, "attention: H2O", "mean over all queries since the slot was written",
-            lambda s: multiples_of_average(per_opportunity(s.total_attention, s)), grouped=True),
+            lambda s: multiples_of_average(per_opportunity(s.total_attention, s)), grouped=True,
+            needs=("total_attention",)),
     Feature("attention_decayed", MULTIPLES, "attention: ForesightKV",
             "the same, where a query counts 0.9 times as much for every 16 queries that came after it",
-            lambda s: multiples_of_average(decayed_per_opportunity(s)), grouped=True),
+            lambda s: multiples_of_average(decayed_per_opportunity(s)), grouped=True, needs=("decayed_attention",)),
     Feature("since_attended", "tokens, log1p", "attention: LazyEviction",
             "since a query last paid the slot more than the average slot; since it was written if none did",
-            since_attended),
+            since_attended, needs=("last_attended",)),
     Feature("longest_gap", "tokens, log1p", "attention: LazyEviction",
             "longest distance between two such queries in a row; 0 before the second",
-            lambda s: torch.log1p(s.longest_gap.float())),
+            lambda s: torch.log1p(s.longest_gap.float()), needs=("longest_gap",)),
     Feature("age", "tokens, log1p", "text: StreamingLLM", "since the slot was written; 0 for the newest",
             lambda s: torch.log1p(s.age.float())),
     Feature("position", "share of the text", "text", "place of the slot's token in the text so far, from 0 on",

@@ -177,12 +177,12 @@ class SlotView:
     @property
     def total_attention(self) -> Tensor:
         """Sum of the attention since each slot was written, [N, L, H_kv, group, S]."""
-        return self._statistic("total")
+        return self._statistic("total_attention")
 
     @property
     def decayed_attention(self) -> Tensor:
         """The same, decayed per query (see `kv_gym.llm.statistics.DECAY`), [N, L, H_kv, group, S]."""
-        return self._statistic("decayed")
+        return self._statistic("decayed_attention")
 
     @property
     def last_attended(self) -> Tensor:
@@ -195,9 +195,13 @@ class SlotView:
         return self._statistic("longest_gap")
 
     def _statistic(self, name: str) -> Tensor:
-        statistics = self._cache.statistics
-        assert statistics is not None, "the agent must declare needs_statistics = True"
-        return getattr(statistics, name).transpose(0, 1)
+        kept = self._cache.statistics
+        if name not in kept:
+            raise ConfigError(
+                f"{name} was asked for and is not kept. Give the agent's class an attribute needs = ({name!r},), with "
+                "all that it reads."
+            )
+        return kept[name].transpose(0, 1)
 
     @property
     def surprisal(self) -> Tensor:

@@ -382,7 +382,7 @@ def replay_findings(
 
 def replay(cell: BoardCell, episodes: list[Episode], actions: list[Tensor]) -> EpisodeBatch:
     """Play episodes side by side by recorded evictions."""
-    batch = EpisodeBatch(cell.llm, cell.config, len(episodes), statistics=False)
+    batch = EpisodeBatch(cell.llm, cell.config, len(episodes), statistics=())
     batch.reset(range(batch.n), [e.reference for e in episodes], [e.seed for e in episodes])
     device, step = cell.llm.shape.device, 0
     idle = torch.arange(cell.config.evict_every).expand(actions[0].shape[1:])

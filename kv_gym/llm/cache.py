@@ -7,7 +7,7 @@ positions. `FullCache` never evicts and indexes slots by position, so rows of di
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,15 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from kv_gym.llm.accumulators import ACCUMULATORS
 from kv_gym.llm.attention import attention_rows
-from kv_gym.llm.statistics import SlotStatistics, accumulate
+from kv_gym.llm.statistics import accumulate, new_statistics
 
 Observer = Callable[[int, Tensor, Tensor, float], None]
 FIRST = 1024
 """Tokens that a full cache has room for at first; texts may be allowed to grow to many times that."""
+MOST_SETTLED = 2**26
+"""Bytes of a window's attention in all layers that are kept for agents; where it is more, they compute it again."""
 
 
 @dataclass(frozen=True)
@@ -84,21 +87,22 @@ class SlotCache(Cache):
         budget: Slots that stay after an eviction.
         evict_every: Slots that are evicted at once.
         n_obs: Newest queries that are kept for recomputing attention rows; at least 32 and `evict_every`.
-        track: Keep `SlotStatistics`. Costs one attention recomputation per eviction.
+        track: Accumulators that are kept (`kv_gym.llm.statistics`). Any costs one attention recomputation per eviction.
 
     Attributes:
         positions: Absolute position of each slot, [L, N, H_kv, S].
         queries: The newest `n_obs` queries after RoPE, [L, N, H_q, n_obs, D].
         query_positions: Their positions, -1 where there is none yet, [N, n_obs].
-        statistics: Accumulators over [L, N], or None.
+        statistics: The accumulators by name, over [L, N].
         carried: Per-slot state of agents by name, [L, N, H_kv, S]; gathered at evictions, filled anew for new slots.
         memories: Per-episode state of agents by name, [L, N, ...]; zero for new episodes.
         length: Slots filled so far, the same everywhere.
     """
 
     def __init__(
-        self, shape: CacheShape, n: int, budget: int, evict_every: int, n_obs: int | None = None, track: bool = False
-    ) -> None:
+        self, shape: CacheShape, n: int, budget: int, evict_every: int, n_obs: int | None = None,
+        track: Collection[str] = (),
+    ) -> None:  # fmt: skip
         self.shape, self.n, self.budget, self.evict_every = shape, n, budget, evict_every
         self.slots = budget + evict_every
         self.n_obs = max(32, evict_every, n_obs or 0)
@@ -110,16 +114,14 @@ class SlotCache(Cache):
         self.positions = torch.zeros(kv, dtype=torch.long, device=shape.device)
         self.queries = torch.zeros(shape.n_layers, n, shape.n_q_heads, self.n_obs, shape.head_dim, **options)
         self.query_positions = torch.full((n, self.n_obs), -1, device=shape.device)
-        self.statistics = (
-            SlotStatistics.zeros(kv[:2], shape.n_kv_heads, shape.group, self.slots, shape.device) if track else None
-        )
+        self.statistics = new_statistics(track, kv[:2], shape.n_kv_heads, shape.group, self.slots, shape.device)
         self.carried: dict[str, Tensor] = {}
         self._fills: dict[str, float] = {}
         self.memories: dict[str, Tensor] = {}
         self.scale = 1.0
         self.length = 0
         self._new = 0  # tokens in the forward under way
-        self._settled: Tensor | None = None  # attention of the window, until the slots change
+        self._settled: list[Tensor] = []  # attention of the window by layer, until the slots change
 
     @property
     def nbytes(self) -> int:
@@ -128,7 +130,7 @@ class SlotCache(Cache):
 
     def begin(self, positions: Tensor) -> None:
         """Announce a forward over tokens at `positions` [N, T]; their slots are the next T."""
-        self._new, self._settled = positions.shape[1], None
+        self._new, self._settled = positions.shape[1], []
         start, self.length = self.length, self.length + self._new
         assert self.length <= self.slots, f"{self.length} slots do not fit into {self.slots}"
         self.positions[..., start : self.length] = positions[None, :, None]
@@ -147,25 +149,19 @@ class SlotCache(Cache):
         self.scale = scale
         kept = min(self._new, self.n_obs)
         self.queries[layer, :, :, self.n_obs - kept :] = query[:, :, -kept:]
-        if self.statistics is not None and self._new == self.length:
+        if self.statistics and self._new == self.length:
             self._accumulate_prefill(layer, query, key, scale)
 
     def _accumulate_prefill(self, layer: int, query: Tensor, key: Tensor, scale: float) -> None:
         """Accumulate all but the last `evict_every` queries of a prefill; `settle` adds those."""
-        statistics = self.statistics
-        assert statistics is not None
         end = self.length - self.evict_every
-        current = statistics.at((layer, slice(None), ..., slice(0, self.length)))
+        current = {name: tensor[layer, ..., : self.length] for name, tensor in self.statistics.items()}
         for start in range(0, end, 256):
             stop = min(start + 256, end)
             visible = torch.ones(stop - start, self.length, dtype=torch.bool, device=key.device).tril(start)
             rows = attention_rows(query[:, :, start:stop], key, visible, scale)
-            queries = self.positions[
-                layer, :, 0, start:stop
-            ]  # positions are those of the slots: nothing is evicted yet
-            current = accumulate(current, rows, queries[:, None, :, None])
-        for stored, new in zip(statistics.tensors(), current.tensors(), strict=True):
-            stored[layer, ..., : self.length] = new
+            queries = self.positions[layer, :, 0, start:stop]  # those of the slots: nothing is evicted yet
+            accumulate(current, rows, queries[:, None, :, None], torch.arange(start, stop, device=key.device) + 1)
 
     def visible(self, length: int, group: int) -> Tensor | None:
         """Which slots the queries of this forward see, [group * T, S]; None means all."""
@@ -179,8 +175,8 @@ class SlotCache(Cache):
 
         Exact for queries since the last eviction; older ones are renormalised over what is left.
         """
-        if self._settled is not None and n_queries <= self.evict_every:
-            return self._settled[..., self.evict_every - n_queries :, :]
+        if self._settled and n_queries <= self.evict_every:
+            return torch.stack(self._settled)[..., self.evict_every - n_queries :, :]
         keys = self.keys[..., : self.length, :]
         return attention_rows(self.queries[..., self.n_obs - n_queries :, :], keys, self.seen_by(n_queries), self.scale)
 
@@ -191,11 +187,24 @@ class SlotCache(Cache):
 
     def settle(self) -> None:
         """Accumulate the window that ends here. Called once before each eviction, and by nobody else."""
-        if self.statistics is None:
+        if not self.statistics:
             return
         window = self.query_positions[:, self.n_obs - self.evict_every :]
-        self._settled = self.rows(self.evict_every)
-        self.statistics = accumulate(self.statistics, self._settled, window[None, :, None, :, None])
+        n_seen = torch.arange(self.length - self.evict_every, self.length, device=window.device) + 1
+        settled, few = [], self._window_bytes <= MOST_SETTLED
+        for index in range(self.shape.n_layers):
+            layer = self.layer(index)
+            rows = layer.rows(self.evict_every)
+            accumulate(layer.statistics, rows, window[None, :, None, :, None], n_seen)
+            if few:
+                settled.append(rows[0])
+        self._settled = settled
+
+    @property
+    def _window_bytes(self) -> int:
+        """Of the attention of a window in all layers."""
+        heads = self.shape.n_layers * self.n * self.shape.n_q_heads
+        return 4 * heads * self.evict_every * self.length
 
     def carry(self, name: str, fill: float = 0.0) -> Tensor:
         """Return the per-slot state `name`, [L, N, H_kv, S] float32, to be changed in place; new slots hold `fill`."""
@@ -219,38 +228,32 @@ class SlotCache(Cache):
         for name, tensor in self.carried.items():
             tensor[..., : self.budget] = tensor.gather(-1, keep)
             tensor[..., self.budget :] = self._fills[name]
-        if self.statistics is not None:
-            self._evict_statistics(self.statistics, keep)
-        self.length, self._settled = self.budget, None
-
-    def _evict_statistics(self, statistics: SlotStatistics, keep: Tensor) -> None:
         per_query_head = keep[..., None, :].expand(*keep.shape[:-1], self.shape.group, self.budget)
-        for tensor, fill in zip(statistics.tensors(), (0, 0, -1, 0), strict=True):
-            index = per_query_head if tensor.ndim == per_query_head.ndim else keep
-            tensor[..., : self.budget] = tensor.gather(-1, index)
-            tensor[..., self.budget :] = fill
+        for name, tensor in self.statistics.items():
+            kind = ACCUMULATORS[name]
+            tensor[..., : self.budget] = tensor.gather(-1, per_query_head if kind.grouped else keep)
+            tensor[..., self.budget :] = kind.fill
+        self.length, self._settled = self.budget, []
 
     def _batch_tensors(self) -> list[Tensor]:
         """Every tensor whose second axis is the batch."""
-        statistics = [] if self.statistics is None else self.statistics.tensors()
         carried = [self.carried[name] for name in sorted(self.carried)]
         memories = [self.memories[name] for name in sorted(self.memories)]
-        return [self.keys, self.values, self.positions, self.queries, *statistics, *carried, *memories]
+        return [self.keys, self.values, self.positions, self.queries, *self.statistics.values(), *carried, *memories]
 
     def shown(self) -> dict[str, Tensor]:
         """What an agent sees of the cache, by name; its own state, which it may change, is not among it."""
         found = {name: getattr(self, name) for name in ("keys", "values", "positions", "queries", "query_positions")}
-        if self._settled is not None:
-            found["attention"] = self._settled
-        return found if self.statistics is None else found | vars(self.statistics)
+        rows = {f"attention of layer {index}": rows for index, rows in enumerate(self._settled)}
+        return found | rows | self.statistics
 
     def layer(self, index: int) -> SlotCache:
         """Return one layer as a cache of its own, L = 1. It shares all memory and is only for reading."""
         one, here = copy.copy(self), slice(index, index + 1)
         for name in ("keys", "values", "positions", "queries"):
             setattr(one, name, getattr(self, name)[here])
-        one.statistics = None if self.statistics is None else self.statistics.at(here)
-        one._settled = None if self._settled is None else self._settled[here]
+        one.statistics = {name: tensor[here] for name, tensor in self.statistics.items()}
+        one._settled = self._settled[here]
         return one
 
     def _share_state(self, other: SlotCache) -> None:
@@ -263,7 +266,7 @@ class SlotCache(Cache):
 
     def select(self, rows: Tensor) -> SlotCache:
         """Return a copy that holds only `rows` [R] of the batch."""
-        part = SlotCache(self.shape, len(rows), self.budget, self.evict_every, self.n_obs, self.statistics is not None)
+        part = SlotCache(self.shape, len(rows), self.budget, self.evict_every, self.n_obs, self.statistics)
         part._share_state(self)
         for mine, theirs in zip(part._batch_tensors(), self._batch_tensors(), strict=True):
             mine.copy_(theirs[:, rows])
@@ -278,10 +281,11 @@ class SlotCache(Cache):
             mine[:, rows] = theirs
         self.query_positions[rows] = part.query_positions
         self.length, self.scale = part.length, part.scale
-        if self._settled is not None and part._settled is not None:
-            self._settled[:, rows] = part._settled
+        if self._settled and part._settled:
+            for mine, theirs in zip(self._settled, part._settled, strict=True):
+                mine[rows] = theirs
         else:
-            self._settled = None
+            self._settled = []
 
 
 class FullCache(Cache):

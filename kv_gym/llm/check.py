@@ -6,7 +6,7 @@ evicting is masking those slots; reading a chunk is reading its tokens one by on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ def positions_of(n: int, start: int, stop: int, device: torch.device) -> Tensor:
 
 
 def evicting_run(
-    llm: FrozenLLM, tokens: Tensor, budget: int, every: int, chunked: bool, track: bool = False
+    llm: FrozenLLM, tokens: Tensor, budget: int, every: int, chunked: bool, track: Collection[str] = ()
 ) -> tuple[Tensor, SlotCache, Tensor]:
     """Read texts with random evictions.
 
@@ -55,7 +55,7 @@ def evicting_run(
         budget: Slots that stay.
         every: Slots that go at once.
         chunked: Read each window in one forward, or token by token.
-        track: Keep the attention accumulators.
+        track: Accumulators that are kept.
 
     Returns:
         (logits from the last prefill token on, the cache, which slots each query could see [L, N, H_kv, T, T]).

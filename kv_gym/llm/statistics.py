@@ -1,70 +1,61 @@
-"""What a slot's attention was since it was written: running sums and gaps, gathered with the cache at each eviction."""
+"""What a slot's attention was since it was written: running sums and gaps, gathered with the cache at each eviction.
+
+The statistics of a cache are a dict: name of an accumulator (`kv_gym.llm.accumulators`) -> its tensor.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
+
+from kv_gym.llm.accumulators import ACCUMULATORS, with_needed
 
 DECAY = 0.9 ** (1 / 16)
 """Per-query decay of the decayed sum: 0.9 every 16 queries. Per query, not per chunk, so that `evict_every` does not
 change what the number means (ForesightKV decays per chunk of 256)."""
 
 
-@dataclass
-class SlotStatistics:
-    """Accumulators of each slot. The leading axes are those of the caller, for instance [L, N].
-
-    Attributes:
-        total: Sum of the attention of every query since the slot was written, [..., H_kv, group, S].
-        decayed: The same with weight DECAY ** (queries since), [..., H_kv, group, S].
-        last_attended: Position of the last query that paid the slot more than 1 / (slots it saw), the maximum over the
-            group; -1 before the first, [..., H_kv, S].
-        longest_gap: Longest distance between two such queries, 0 before the second, [..., H_kv, S].
-    """
-
-    total: Tensor
-    decayed: Tensor
-    last_attended: Tensor
-    longest_gap: Tensor
-
-    @classmethod
-    def zeros(
-        cls, leading: tuple[int, ...], n_kv_heads: int, group: int, slots: int, device: torch.device
-    ) -> SlotStatistics:
-        """Nothing attended yet."""
-        per_query_head = torch.zeros(*leading, n_kv_heads, group, slots, device=device)
-        per_kv_head = torch.zeros(*leading, n_kv_heads, slots, dtype=torch.long, device=device)
-        return cls(per_query_head, per_query_head.clone(), per_kv_head - 1, per_kv_head)
-
-    def tensors(self) -> list[Tensor]:
-        """The four tensors, in the order of the fields."""
-        return [getattr(self, field.name) for field in fields(self)]
-
-    def at(self, index: object) -> SlotStatistics:
-        """Index the leading axes of every tensor."""
-        return SlotStatistics(*(tensor[index] for tensor in self.tensors()))  # type: ignore[index]
+Statistics = dict[str, Tensor]
 
 
-def accumulate(stats: SlotStatistics, rows: Tensor, query_positions: Tensor) -> SlotStatistics:
-    """Add a chunk of attention rows, in time order.
+def new_statistics(
+    names: Collection[str], leading: tuple[int, ...], n_kv_heads: int, group: int, slots: int, device: torch.device
+) -> Statistics:
+    """Nothing attended yet; the leading axes are the caller's, for instance [L, N]."""
+    found = {}
+    for name in with_needed(names):
+        kind = ACCUMULATORS[name]
+        shape = (*leading, n_kv_heads, group, slots) if kind.grouped else (*leading, n_kv_heads, slots)
+        dtype = torch.float32 if kind.grouped else torch.long
+        found[name] = torch.full(shape, kind.fill, dtype=dtype, device=device)
+    return found
+
+
+def accumulate(stats: Statistics, rows: Tensor, query_positions: Tensor, n_seen: Tensor) -> None:
+    """Add a chunk of attention rows, in time order, in place.
 
     Args:
         stats: What was accumulated so far, over the same slots as `rows`.
         rows: Softmaxed attention, zero where a query does not see a slot, [..., H_kv, group, T, S].
         query_positions: Positions of the queries, broadcastable to [..., 1, T, 1] against [..., H_kv, T, S].
-
-    Returns:
-        New statistics.
+        n_seen: Slots that each query sees, [T].
     """
     length = rows.shape[-2]
-    weight = DECAY ** torch.arange(length - 1, -1, -1, device=rows.device, dtype=rows.dtype)
-    total = stats.total + rows.sum(-2)
-    decayed = stats.decayed * DECAY**length + torch.einsum("...ts,t->...s", rows, weight)
-    seen = (rows > 0).any(-3).sum(-1, keepdim=True)  # slots each query saw, [..., H_kv, T, 1]
-    last, gap = recurrence(stats.last_attended, stats.longest_gap, rows.amax(-3) * seen > 1, query_positions)
-    return SlotStatistics(total, decayed, last, gap)
+    if "total_attention" in stats:
+        stats["total_attention"] += rows.sum(-2)
+    if "decayed_attention" in stats:
+        weight = DECAY ** torch.arange(length - 1, -1, -1, device=rows.device, dtype=rows.dtype)
+        stats["decayed_attention"].mul_(DECAY**length).add_((weight @ rows).to(torch.float32))
+    if "last_attended" in stats:
+        hits = rows.amax(-3) * n_seen[:, None] > 1
+        if "longest_gap" in stats:
+            last, gap = recurrence(stats["last_attended"], stats["longest_gap"], hits, query_positions)
+            stats["longest_gap"].copy_(gap)
+        else:
+            last = torch.maximum(stats["last_attended"], torch.where(hits, query_positions, -1).amax(-2))
+        stats["last_attended"].copy_(last)
 
 
 def recurrence(last: Tensor, gap: Tensor, hits: Tensor, query_positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,8 +70,19 @@ def recurrence(last: Tensor, gap: Tensor, hits: Tensor, query_positions: Tensor)
     Returns:
         (last, gap) after the chunk.
     """
-    when = torch.where(hits, query_positions, -1)
-    latest = torch.cat([last[..., None, :], when], -2).cummax(-2).values  # [..., H_kv, T + 1, S]
+    positions = query_positions.int()  # half of the memory; texts are shorter than 2**31
+    when = torch.where(hits, positions, positions.new_full((), -1))
+    latest = _running_maximum(torch.cat([last.int()[..., None, :], when], -2))  # [..., H_kv, T + 1, S]
     before = latest[..., :-1, :]
-    longest = torch.where(hits & (before >= 0), query_positions - before, 0).amax(-2)
-    return latest[..., -1, :], torch.maximum(gap, longest)
+    longest = (positions - before).masked_fill_(~hits | (before < 0), 0).amax(-2)
+    return latest[..., -1, :].to(last.dtype), torch.maximum(gap, longest.to(gap.dtype))
+
+
+def _running_maximum(values: Tensor) -> Tensor:
+    """Maximum up to each row of [..., T, S]; by doubling, as `cummax` also makes an index of eight bytes a number."""
+    step = 1
+    while step < values.shape[-2]:
+        later = torch.maximum(values[..., step:, :], values[..., :-step, :])
+        values = torch.cat([values[..., :step, :], later], -2)
+        step *= 2
+    return values

@@ -50,7 +50,7 @@ def record_episode(
         llm,
         config,
         1,
-        statistics=agent.needs_statistics,
+        statistics=agent.needs,
         hindsight=agent.uses_hindsight,
         evictions=True,
         queries=queries_of(agent),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kv_gym.engine.eviction import protected_slots
 from kv_gym.engine.slots import Hindsight, SlotView
+from kv_gym.llm.accumulators import ACCUMULATORS
 from kv_gym.llm.cache import CacheShape, SlotCache
 from kv_gym.llm.frozen import FrozenLLM
 
@@ -40,7 +41,7 @@ def fill_cache(
     """
     draw = torch.Generator().manual_seed(seed)
     shape = CacheShape(n_layers=2, n_q_heads=4, n_kv_heads=2, head_dim=8, dtype=dtype, device=torch.device("cpu"))
-    cache = SlotCache(shape, n, budget, evict_every, track=True)
+    cache = SlotCache(shape, n, budget, evict_every, track=tuple(ACCUMULATORS))
     for tensor in (cache.keys, cache.values, cache.queries):
         tensor.copy_(torch.randn(tensor.shape, generator=draw))
     for row in range(n):
@@ -51,8 +52,8 @@ def fill_cache(
                 old = torch.randperm(length - evict_every, generator=draw)[:budget].sort().values
                 new = torch.arange(length - evict_every, length)
                 cache.positions[layer, row, head] = torch.cat([old, new])
-    assert cache.statistics is not None
-    for tensor in (cache.statistics.total, cache.statistics.decayed):
+    for name in ("total_attention", "decayed_attention"):
+        tensor = cache.statistics[name]
         tensor.copy_(torch.rand(tensor.shape, generator=draw))
     cache.length, cache.scale = cache.slots, 1 / math.sqrt(shape.head_dim)
     return cache

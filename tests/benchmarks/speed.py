@@ -35,7 +35,7 @@ def references(llm: FrozenLLM, config: EnvConfig, width: int) -> list[Reference]
 
 def ours(llm: FrozenLLM, config: EnvConfig, agent: AgentLike, refs: list[Reference], steps: int) -> tuple[float, int]:
     """Return (tokens a second over all rows, KV bytes held per episode)."""
-    batch = EpisodeBatch(llm, config, len(refs), statistics=agent.needs_statistics)
+    batch = EpisodeBatch(llm, config, len(refs), statistics=agent.needs)
     batch.texts.stop_ids = batch.texts.stop_ids[:0]
     batch.reset(range(len(refs)), refs, [0] * len(refs))
     started = time.perf_counter()

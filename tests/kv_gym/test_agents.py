@@ -63,7 +63,8 @@ class Stranger:
 
 class Duck(Stranger):
     name = "duck"
-    needs_statistics = uses_hindsight = False
+    uses_hindsight = False
+    needs = ()
     evicts = True
 
 
@@ -183,7 +184,7 @@ def test_a_missing_class_is_suggested(mine: str) -> None:
         ("limit", "mine.py:limit is not an agent"),
         ("NoScore", r"mine.py:NoScore does not score slots. Give it a method score"),
         ("NoName", 'mine.py:NoName has no name. .*name = "my-agent"'),
-        ("Stranger", "mine.py:Stranger does not say needs_statistics. Make it a subclass of kv_agents.base.Agent"),
+        ("Stranger", "mine.py:Stranger does not say uses_hindsight. Make it a subclass of kv_agents.base.Agent"),
     ],
 )
 def test_a_class_that_is_no_agent_is_an_error(mine: str, name: str, message: str) -> None:

@@ -160,7 +160,7 @@ def test_what_stands_around_a_class_counts() -> None:
 
 
 def test_a_class_of_its_own_kind_tells_its_options_when_it_is_loaded(tmp_path: Path) -> None:
-    flags = "    name, needs_statistics, uses_hindsight, evicts = 'duck', False, False, True\n"
+    flags = "    name, needs, uses_hindsight, evicts = 'duck', (), False, True\n"
     init = "    def __init__(self, n=1):\n        self._n = n\n"
     (tmp_path / "duck.py").write_text(f"class Duck:\n{flags}{init}    def score(self, slots): pass\n")
     one, two = (load_agent(f"{tmp_path}/duck.py:Duck", n=n) for n in (1, 2))

@@ -25,7 +25,7 @@ class H2O(Agent):
     """
 
     name = "h2o"
-    needs_statistics = True
+    needs = ("total_attention",)
 
     def heavy(self, slots: SlotView) -> Tensor:
         """How heavy each slot hits, [N, L, H_kv, group, S]."""
@@ -65,6 +65,7 @@ class H2ODecayed(H2O):
     """
 
     name = "h2o-decayed"
+    needs = ("decayed_attention",)
 
     def heavy(self, slots: SlotView) -> Tensor:
         """Decayed attention per opportunity."""

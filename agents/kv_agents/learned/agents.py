@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kv_agents.base import Agent
 from kv_agents.learned import checkpoints
+from kv_agents.learned.inputs import needs_of
 from kv_gym.engine.slots import SlotView
 from kv_gym.llm.frozen import FrozenLLM
 
@@ -23,7 +24,6 @@ class Learned(Agent):
         CheckpointError: There is no such checkpoint, or it is damaged.
     """
 
-    needs_statistics = True
     shipped: ClassVar[str]
 
     def __init__(self, checkpoint: str = "") -> None:
@@ -37,6 +37,11 @@ class Learned(Agent):
     def about(cls) -> str:
         """What the shipped checkpoint was trained on, for `kv-gym agents`."""
         return checkpoints.describe(checkpoints.read_info(checkpoints.find(cls.shipped)))
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the columns of its scorer are made of."""
+        return needs_of(self.info.scorer.columns)
 
     def files(self) -> list[Path]:
         """The weights and their description: what a submission takes along."""

@@ -23,6 +23,7 @@ from kv_gym.engine.features import (
 )
 from kv_gym.engine.slots import SlotView
 from kv_gym.errors import unknown_name
+from kv_gym.llm.accumulators import with_needed
 from kv_gym.llm.attention import unrotate, unrotation
 from kv_gym.llm.cache import CacheShape
 
@@ -135,11 +136,13 @@ class Input:
             vector, or of the query heads.
         read: (view, some of the columns) -> their numbers, [N, L, H_kv, S, F].
         each: Numbers of a column: one, those of a vector, or one of each query head of the group.
+        needs: some of the columns -> accumulators that they are made of.
     """
 
     columns: tuple[str, ...]
     read: Callable[[SlotView, Sequence[str]], Tensor]
     each: Literal["one", "vector", "group"] = "one"
+    needs: Callable[[Sequence[str]], tuple[str, ...]] = lambda wanted: ()
 
 
 def versioned(name: str, version: int = 1) -> str:
@@ -155,15 +158,21 @@ def chosen(values: Tensor, columns: Sequence[str], wanted: Sequence[str]) -> Ten
     return values.unflatten(-1, (len(columns), -1))[..., index, :].flatten(-2)
 
 
-def whole(compute: Callable[[SlotView], Tensor], *names: str, each: Literal["one", "vector", "group"] = "one") -> Input:
+def whole(
+    compute: Callable[[SlotView], Tensor], *names: str, each: Literal["one", "vector", "group"] = "one",
+    needs: tuple[str, ...] = (),
+) -> Input:  # fmt: skip
     """An input that computes all of its columns at once."""
     columns = tuple(versioned(name) for name in names)
-    return Input(columns, lambda slots, wanted: chosen(compute(slots), columns, wanted), each)
+    return Input(columns, lambda slots, wanted: chosen(compute(slots), columns, wanted), each, lambda wanted: needs)
 
 
 def of_features(features: Sequence[Feature]) -> Input:
     """An input of columns of the observation; only those features are computed that a scorer reads."""
     by_column = {versioned(name, feature.version): feature for feature in features for name in feature.columns}
+
+    def needs(wanted: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for column in wanted for name in by_column[column].needs)
 
     def read(slots: SlotView, wanted: Sequence[str]) -> Tensor:
         slots.attention(32)  # more than a window's queries: what is asked for later are slices of it
@@ -172,21 +181,24 @@ def of_features(features: Sequence[Feature]) -> Input:
         columns = [name for name, feature in by_column.items() if feature.name in used]
         return chosen(feature_columns(slots, needed), columns, wanted)
 
-    return Input(tuple(by_column), read)
+    return Input(tuple(by_column), read, needs=needs)
 
 
 STATISTICS = (
     "window_max", "window_min", "window_mean", "newest_sixteenth", "newest_eighth", "newest_quarter", "total",
     "decayed",
 )  # fmt: skip
+SUMS = ("total_attention", "decayed_attention")
 
 INPUTS: dict[str, Input] = {
     "keys": whole(lambda slots: slots.keys.float(), "key", each="vector"),
     "unrotated_keys": whole(unrotated_keys, "unrotated_key", each="vector"),
     "values": whole(lambda slots: slots.values.float(), "value", each="vector"),
     "age": whole(age, "age"),
-    "statistics": whole(attention_statistics, *STATISTICS, each="group"),
-    "attention": whole(attention_of_group, *(f"{name}_{part}" for part in ("mean", "max") for name in STATISTICS)),
+    "statistics": whole(attention_statistics, *STATISTICS, each="group", needs=SUMS),
+    "attention": whole(
+        attention_of_group, *(f"{name}_{part}" for part in ("mean", "max") for name in STATISTICS), needs=SUMS
+    ),
     "traits": of_features([f for f in FEATURES if not f.grouped and f.name != "newer_twin"]),
     "relations": whole(relations, "nearest_later_key", "nearest_later_value", "since_stated_again"),
     "features": of_features(FEATURES),
@@ -220,6 +232,11 @@ def width(columns: Columns, shape: CacheShape) -> int:
     """Numbers that a scorer of these columns reads of a slot of a model."""
     sizes = {"one": 1, "vector": shape.head_dim, "group": shape.group}
     return sum(len(wanted) * sizes[INPUTS[name].each] for name, wanted in columns.items())
+
+
+def needs_of(columns: Columns) -> tuple[str, ...]:
+    """Accumulators that a scorer of these columns reads."""
+    return with_needed([name for input_name, wanted in columns.items() for name in INPUTS[input_name].needs(wanted)])
 
 
 def missing_columns(columns: Columns) -> list[str]:

@@ -130,7 +130,7 @@ def mean_return(
     """
     config = course.config(budget, mode, **settings)
     playable = course.playable(references, config)
-    batch = EpisodeBatch(course.llm, config, len(playable), statistics=True)
+    batch = EpisodeBatch(course.llm, config, len(playable))
     batch.reset(range(batch.n), playable, [0] * batch.n)
     total = torch.zeros(batch.n, device=batch.texts.length.device)
     while batch.active.any():

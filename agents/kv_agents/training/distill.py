@@ -299,7 +299,7 @@ class Distiller:
             assert self.scorer is not None
             return golden(view) if number < recipe.golden_rounds else self.scorer(read["inputs"])
 
-        batch = EpisodeBatch(course.llm, config, len(chosen), statistics=True, hindsight=True)
+        batch = EpisodeBatch(course.llm, config, len(chosen), hindsight=True)
         for view, running, _ in decisions(batch, [references[i] for i in chosen], choose):
             rows = running[torch.randperm(len(running))[: recipe.rows].to(running.device)]
             label = golden(view) if recipe.label == "max" else future_sum(view)
@@ -336,7 +336,7 @@ class Distiller:
         for budget in self.recipe.budgets:
             config = self.course.config(budget, "replay")
             references = self.course.playable(self.course.validation, config)
-            batch = EpisodeBatch(self.course.llm, config, len(references), statistics=True, hindsight=True)
+            batch = EpisodeBatch(self.course.llm, config, len(references), hindsight=True)
             for view, running, scores in decisions(batch, references, self.score):
                 lesson = Lesson(torch.empty(0), golden(view)[running], view.protected[running], view.evict_every)
                 recalls.append(float(eviction_recall(scores[running], lesson).mean()))

@@ -82,13 +82,11 @@ def assert_scores(scores: Tensor, expected: list[float]) -> None:
 
 
 def total_of(cache: SlotCache) -> Tensor:
-    assert cache.statistics is not None
-    return cache.statistics.total
+    return cache.statistics["total_attention"]
 
 
 def decayed_of(cache: SlotCache) -> Tensor:
-    assert cache.statistics is not None
-    return cache.statistics.decayed
+    return cache.statistics["decayed_attention"]
 
 
 def hindsight_of(view: SlotView) -> Hindsight:

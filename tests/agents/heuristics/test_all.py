@@ -52,6 +52,7 @@ from torch import Tensor
 
 from kv_gym.engine.eviction import slots_to_keep
 from kv_gym.engine.slots import Hindsight, SlotView
+from kv_gym.errors import ConfigError
 
 
 def slow_golden(view: SlotView, b: int, layer: int, head: int, memory: Memory) -> list[float]:
@@ -199,9 +200,8 @@ def test_scores_are_finite_float32_in_half_precision(agent: Agent, make_cache: M
 def test_scores_leave_the_slots_alone(agent: Agent, make_cache: MakeCache, make_view: MakeView) -> None:
     """An agent's own state, `carry` and `memory`, is all that it may change."""
     cache = make_cache()
-    assert cache.statistics is not None
     slots = [cache.keys, cache.values, cache.positions, cache.queries, cache.query_positions]
-    slots += cache.statistics.tensors()
+    slots += list(cache.statistics.values())
     before = [tensor.clone() for tensor in slots]
     agent.score(make_view(cache))
     assert all(torch.equal(*pair) for pair in zip(before, slots, strict=True))
@@ -225,12 +225,13 @@ def test_no_agent_recalls_more_future_attention_than_golden(
 
 
 @pytest.mark.parametrize("agent", AGENTS, ids=ids)
-def test_only_h2o_needs_statistics(agent: Agent, make_cache: MakeCache, make_view: MakeView) -> None:
+def test_agents_say_which_accumulators_they_need(agent: Agent, make_cache: MakeCache, make_view: MakeView) -> None:
     cache = make_cache()
-    cache.statistics = None
-    assert agent.needs_statistics == (agent.name in ("h2o", "h2o-mean", "h2o-decayed"))
-    if agent.needs_statistics:
-        with pytest.raises(AssertionError, match="needs_statistics"):
+    sums = {"h2o": "total_attention", "h2o-mean": "total_attention", "h2o-decayed": "decayed_attention"}
+    assert agent.needs == ((sums[agent.name],) if agent.name in sums else ())
+    cache.statistics = {name: cache.statistics[name] for name in agent.needs}
+    agent.score(make_view(cache))
+    cache.statistics = {}
+    if agent.needs:
+        with pytest.raises(ConfigError, match=f"needs = \\('{agent.needs[0]}',\\)"):
             agent.score(make_view(cache))
-    else:
-        agent.score(make_view(cache))

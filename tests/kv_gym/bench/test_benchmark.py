@@ -153,7 +153,7 @@ def test_losses_are_measured_in_replay_only(wide: tuple[Path, BenchResult]) -> N
 @pytest.mark.parametrize("mode", ["generate", "replay"])
 def test_a_row_is_what_the_engine_gives(small: Bench, wide: tuple[Path, BenchResult], mode: str) -> None:
     agent, texts = Streaming(), references(small)
-    batch = EpisodeBatch(frozen(small), small.config(40, mode), 3, statistics=False)
+    batch = EpisodeBatch(frozen(small), small.config(40, mode), 3, statistics=())
     batch.reset(range(3), texts, [0, 0, 0])
     while batch.active.any():
         batch.step(agent.score(batch.slots()))

@@ -33,7 +33,7 @@ class Touching(Agent):
     """Does something at a decision, then keeps the newest."""
 
     name = "touching"
-    needs_statistics = True
+    needs = ("total_attention",)
 
     def __init__(self, act: Callable[[SlotView], Any], at: int = 1) -> None:
         self._act, self._at = act, at

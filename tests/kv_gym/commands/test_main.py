@@ -188,7 +188,7 @@ def test_agents_are_listed(run: Run) -> None:
     code, out, _ = run("agents")
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
     assert code == 0
-    assert "kv_agents.heuristics.h2o:H2O" in lines["h2o"] and "statistics" in lines["h2o"]
+    assert "kv_agents.heuristics.h2o:H2O" in lines["h2o"] and "total_attention" in lines["h2o"]
     assert "Keep the slots that got the most attention so far" in lines["h2o"]
     assert " yes " in lines["golden"] and " yes " not in lines["h2o"]
 

@@ -89,7 +89,7 @@ def plain_run(llm, tokens, visible):
 def test_an_episode_is_the_plain_model_with_the_evicted_slots_masked(small, mode):
     llm, config, refs = small
     config = config.model_copy(update={"mode": mode})
-    batch = EpisodeBatch(llm, config, 3, statistics=False)
+    batch = EpisodeBatch(llm, config, 3, statistics=())
     batch.reset([0, 1, 2], refs[:3], [5, 6, 7])
     masks = Masks(batch, batch.texts.tokens.shape[1])
     play(batch)
@@ -111,7 +111,7 @@ def test_an_episode_is_the_plain_model_with_the_evicted_slots_masked(small, mode
 def test_the_shadow_is_the_plain_model_on_the_same_tokens(small):
     """Losses of the full cache, and the attention that evicted slots would have got, recomputed from plain rows."""
     llm, config, refs = small
-    batch = EpisodeBatch(llm, config, 2, statistics=False)
+    batch = EpisodeBatch(llm, config, 2, statistics=())
     batch.reset([0, 1], refs[:2], [1, 2])
     masks = Masks(batch, batch.texts.tokens.shape[1])
     play(batch)
@@ -154,7 +154,7 @@ def test_losses_are_split_at_the_fifth_of_highest_entropy(small):
     """In replay; the full cache's own losses are those of the reference."""
     llm, config, _ = small
     refs = [r for r in references(llm, config, 24) if answer_start(llm, r) > config.slots + 20][:3]
-    batch = EpisodeBatch(llm, config.model_copy(update={"mode": "replay"}), 3, statistics=False)
+    batch = EpisodeBatch(llm, config.model_copy(update={"mode": "replay"}), 3, statistics=())
     batch.reset([0, 1, 2], refs[:3], [0, 0, 0])
     play(batch)
     for row in range(3):
@@ -271,7 +271,7 @@ def test_an_episodes_tokens_do_not_depend_on_its_batch():
         hashes = []
         for start in range(0, len(refs), width):
             part = refs[start : start + width]
-            batch = EpisodeBatch(llm, config, len(part), statistics=False)
+            batch = EpisodeBatch(llm, config, len(part), statistics=())
             batch.reset(range(len(part)), part, range(start, start + len(part)))
             play(batch)
             hashes.extend(batch.record(row).tokens_sha256 for row in range(len(part)))

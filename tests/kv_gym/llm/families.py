@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
 
 from kv_gym.llm import check
+from kv_gym.llm.accumulators import ACCUMULATORS
 
 SIZES = {
     "vocab_size": 63,
@@ -43,4 +44,4 @@ def span(start, stop):
 
 def evicting_run(llm, tokens, chunked):
     """Read with random evictions; see `kv_gym.llm.check.evicting_run`."""
-    return check.evicting_run(llm, tokens, BUDGET, EVERY, chunked, track=True)
+    return check.evicting_run(llm, tokens, BUDGET, EVERY, chunked, track=tuple(ACCUMULATORS))

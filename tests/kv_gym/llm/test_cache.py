@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from kv_gym.llm.accumulators import ACCUMULATORS
 from kv_gym.llm.cache import CacheShape, SlotCache
 
 SHAPE = CacheShape(n_layers=2, n_q_heads=4, n_kv_heads=2, head_dim=8, dtype=torch.float32, device=torch.device("cpu"))
@@ -11,7 +12,7 @@ BUDGET, EVERY = 3, 2
 
 def make_cache(n=3):
     """A full cache whose keys tell row and position."""
-    cache = SlotCache(SHAPE, n, BUDGET, EVERY, track=True)
+    cache = SlotCache(SHAPE, n, BUDGET, EVERY, track=tuple(ACCUMULATORS))
     cache.begin(torch.arange(BUDGET + EVERY).expand(n, -1))
     return cache
 
