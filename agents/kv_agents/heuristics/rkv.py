@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kv_agents.base import Agent
 from kv_agents.heuristics.window import check_window, keep_newest, pool_runs, window_scores
+from kv_gym.engine.features import heads_at_once
 from kv_gym.engine.slots import SlotView
 
 BLOCK = 256
@@ -60,16 +61,22 @@ def redundancy(keys: Tensor, threshold: float) -> Tensor:
     Returns:
         [N, L, H_kv, S], each head sums to 1. Time S^2 D a head; memory `BLOCK` x S a head of one layer.
     """
-    unit = F.normalize(keys.float(), dim=-1)
-    return torch.stack([mean_similarity(layer, threshold) for layer in unit.unbind(1)], 1).softmax(-1)
+    unit = F.normalize(keys.float(), dim=-1).flatten(0, 2)
+    heads = unit.split(heads_at_once(min(BLOCK, unit.shape[-2]) * unit.shape[-2], unit.device))
+    return torch.cat([mean_similarity(part, threshold) for part in heads]).softmax(-1).view(keys.shape[:-1])
 
 
 def mean_similarity(unit: Tensor, threshold: float) -> Tensor:
-    """Column means of the forgiving cosine matrix of unit keys [N, H_kv, S, D], [N, H_kv, S]."""
-    index = torch.arange(unit.shape[-2], device=unit.device)
+    """Column means of the forgiving cosine matrix of unit keys [heads, S, D], [heads, S]."""
+    size = unit.shape[-2]
+    number = torch.arange(1, size + 1, device=unit.device, dtype=torch.float32)  # of slots from 1 on, exact
     total = torch.zeros(unit.shape[:-1], device=unit.device)
-    for rows, which in zip(unit.split(BLOCK, -2), index.split(BLOCK), strict=True):
-        cosine = (rows @ unit.transpose(-1, -2)).masked_fill_(which[:, None] == index, 0.0)  # [N, H_kv, BLOCK, S]
-        forgiven = torch.where(cosine > threshold, index, -1).amax(-1, keepdim=True)  # -1: none
-        total += cosine.masked_fill_(index == forgiven, 0.0).sum(-2)
-    return total / len(index)
+    for start in range(0, size, BLOCK):
+        cosine = unit[:, start : start + BLOCK] @ unit.transpose(-1, -2)  # [heads, BLOCK, S]
+        cosine.diagonal(start, -2, -1).zero_()
+        above = torch.gt(cosine, threshold, out=torch.empty_like(cosine))  # 0 and 1: faster than a choice by mask
+        forgiven = above.mul_(number).amax(-1, keepdim=True)  # 0: none
+        place = (forgiven - 1).clamp_min(0).long()
+        cosine.scatter_(-1, place, torch.where(forgiven == 0, cosine.gather(-1, place), 0.0))
+        total += cosine.sum(-2)
+    return total / size

@@ -89,9 +89,10 @@ def test_a_stop_between_packing_and_clearing_up_doubles_nothing(folder: Path, tm
 
 
 @pytest.mark.parametrize(
-    "data", [b"no gzip", gzip.compress(b"[1]\n"), gzip.compress(b'{"key": 1}\n'), gzip.compress(b"x")[:-3]]
+    "content", [None, b"[1]\n", b'{"key": 1}\n', b"cut"], ids=["no-gzip", "list", "no-text", "cut"]
 )
-def test_damaged_texts_say_so(tmp_path: Path, data: bytes) -> None:
+def test_damaged_texts_say_so(tmp_path: Path, content: bytes | None) -> None:
+    data = b"no gzip" if content is None else gzip.compress(content)[: -3 if content == b"cut" else None]
     (tmp_path / PACKED).write_bytes(data)
     with pytest.raises(RowFileError, match="Delete the file"):
         TextFile(tmp_path)
