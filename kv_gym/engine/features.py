@@ -35,6 +35,7 @@ class Feature:
         compute: SlotView -> [N, L, H_kv, S], or [N, L, H_kv, group, S] when `grouped`.
         grouped: Whether it is one number per query head.
         needs: Accumulators that it is made of.
+        queries: Newest queries whose attention it reads, where those of the last window are not enough.
         version: Raise it when the same name comes to mean something else: trained scorers refuse what they do not know.
     """
 
@@ -45,6 +46,7 @@ class Feature:
     compute: Callable[[SlotView], Tensor]
     grouped: bool = False
     needs: tuple[str, ...] = ()
+    queries: int = 0
     version: int = 1
 
     @property
@@ -81,7 +83,7 @@ def multiples_of_average(attention: Tensor) -> Tensor:
 
 def newest(slots: SlotView, n: int) -> Tensor:
     """Mean attention of the newest n queries, [N, L, H_kv, group, S]."""
-    return slots.attention(32)[..., -min(n, slots.attention(32).shape[-2]) :, :].mean(-2)
+    return slots.attention(MOST_QUERIES)[..., -n:, :].mean(-2)
 
 
 def per_opportunity(total: Tensor, slots: SlotView) -> Tensor:
@@ -124,6 +126,7 @@ def newer_twin(slots: SlotView) -> Tensor:
 
 
 MULTIPLES = "multiples of average, log1p"
+MOST_QUERIES = 32
 
 FEATURES: tuple[Feature, ...] = (
     Feature("attention_peak", MULTIPLES, "attention: ForesightKV", "most that one query of the last window paid",
@@ -131,13 +134,13 @@ FEATURES: tuple[Feature, ...] = (
     Feature("attention_chunk", MULTIPLES, "attention: ForesightKV", "mean over all queries of the last window",
             lambda s: multiples_of_average(s.attention().mean(-2)), grouped=True),
     Feature("attention_last", MULTIPLES, "attention: TOVA", "what the newest query paid",
-            lambda s: multiples_of_average(newest(s, 1)), grouped=True),
+            lambda s: multiples_of_average(newest(s, 1)), grouped=True, queries=MOST_QUERIES),
     Feature("attention_last8", MULTIPLES, "attention: SnapKV", "mean over the newest 8 queries",
-            lambda s: multiples_of_average(newest(s, 8)), grouped=True),
+            lambda s: multiples_of_average(newest(s, 8)), grouped=True, queries=MOST_QUERIES),
     Feature("attention_last16", MULTIPLES, "attention: G-KV", "mean over the newest 16 queries",
-            lambda s: multiples_of_average(newest(s, 16)), grouped=True),
+            lambda s: multiples_of_average(newest(s, 16)), grouped=True, queries=MOST_QUERIES),
     Feature("attention_last32", MULTIPLES, "attention: ForesightKV", "mean over the newest 32 queries",
-            lambda s: multiples_of_average(newest(s, 32)), grouped=True),
+            lambda s: multiples_of_average(newest(s, 32)), grouped=True, queries=MOST_QUERIES),
     Feature("attention_total", MULTIPLES, "attention: H2O", "mean over all queries since the slot was written",
             lambda s: multiples_of_average(per_opportunity(s.total_attention, s)), grouped=True,
             needs=("total_attention",)),
@@ -195,13 +198,15 @@ def slot_features(slots: SlotView) -> Tensor:
 
 def all_columns(slots: SlotView) -> Tensor:
     """The same, of all layers of a view at once."""
-    slots.attention(32)  # more than a window's queries: what is asked for later are slices of it
     return feature_columns(slots, FEATURES)
 
 
 def feature_columns(slots: SlotView, chosen: Sequence[Feature]) -> Tensor:
     """Return the columns of some features, as `slot_features` does."""
     columns: list[Tensor] = []
+    queries = max((feature.queries for feature in chosen), default=0)
+    if queries:
+        slots.attention(queries)  # more than a window's: what is asked for later are slices of it
     for feature in chosen:
         values = feature.compute(slots)
         columns.extend((values.mean(-2), values.amax(-2)) if feature.grouped else (values,))

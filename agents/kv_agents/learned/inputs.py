@@ -175,7 +175,6 @@ def of_features(features: Sequence[Feature]) -> Input:
         return tuple(name for column in wanted for name in by_column[column].needs)
 
     def read(slots: SlotView, wanted: Sequence[str]) -> Tensor:
-        slots.attention(32)  # more than a window's queries: what is asked for later are slices of it
         used = {by_column[name].name for name in wanted}
         needed = [feature for feature in features if feature.name in used]
         columns = [name for name, feature in by_column.items() if feature.name in used]
