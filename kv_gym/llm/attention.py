@@ -82,6 +82,26 @@ def attention_rows(query: Tensor, key: Tensor, visible: Tensor, scale: float) ->
     return masked_softmax(attention_logits(query, key, scale), visible)
 
 
+def newest_rows(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """The same for the queries of the newest slots, each of which sees all slots up to its own.
+
+    Args:
+        query: [..., H_q, T, D].
+        key: [..., H_kv, S, D], of which the last T slots are the queries' own.
+        scale: Factor on the logits.
+
+    Returns:
+        [..., H_kv, group, T, S].
+    """
+    *batch, n_q_heads, length, width = query.shape
+    n_kv_heads, slots = key.shape[-3:-1]
+    group = n_q_heads // n_kv_heads
+    later = torch.full((length, slots), -math.inf, device=key.device).triu(slots - length + 1).repeat(group, 1)
+    grouped = query.reshape(-1, group * length, width).float() * scale
+    logits = torch.baddbmm(later, grouped, key.reshape(-1, slots, width).float().transpose(-1, -2))
+    return logits.softmax(-1).reshape(*batch, n_kv_heads, group, length, slots)
+
+
 def attention_logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """Unmasked logits, float32, [..., H_kv, group, T, S]; shapes as in `attention_rows`."""
     *batch, n_q_heads, length, width = query.shape

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from kv_gym.llm.accumulators import ACCUMULATORS
-from kv_gym.llm.attention import attention_rows
+from kv_gym.llm.attention import attention_rows, newest_rows
 from kv_gym.llm.statistics import accumulate, new_statistics
 
 Observer = Callable[[int, Tensor, Tensor, float], None]
@@ -177,8 +177,10 @@ class SlotCache(Cache):
         """
         if self._settled and n_queries <= self.evict_every:
             return torch.stack(self._settled)[..., self.evict_every - n_queries :, :]
-        keys = self.keys[..., : self.length, :]
-        return attention_rows(self.queries[..., self.n_obs - n_queries :, :], keys, self.seen_by(n_queries), self.scale)
+        keys, queries = self.keys[..., : self.length, :], self.queries[..., self.n_obs - n_queries :, :]
+        if n_queries <= self.evict_every:
+            return newest_rows(queries, keys, self.scale)
+        return attention_rows(queries, keys, self.seen_by(n_queries), self.scale)
 
     def seen_by(self, n_queries: int) -> Tensor:
         """Which live slots the newest `n_queries` queries may see, [L, N, H_kv, 1, T, S] bool."""

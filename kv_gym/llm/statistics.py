@@ -54,7 +54,8 @@ def accumulate(stats: Statistics, rows: Tensor, query_positions: Tensor, n_seen:
             last, gap = recurrence(stats["last_attended"], stats["longest_gap"], hits, query_positions)
             stats["longest_gap"].copy_(gap)
         else:
-            last = torch.maximum(stats["last_attended"], torch.where(hits, query_positions, -1).amax(-2))
+            latest = (hits * (query_positions + 1).float()).amax(-2) - 1  # exact below 2**24
+            last = torch.maximum(stats["last_attended"], latest.long())
         stats["last_attended"].copy_(last)
 
 
@@ -70,12 +71,12 @@ def recurrence(last: Tensor, gap: Tensor, hits: Tensor, query_positions: Tensor)
     Returns:
         (last, gap) after the chunk.
     """
-    positions = query_positions.int()  # half of the memory; texts are shorter than 2**31
-    when = torch.where(hits, positions, positions.new_full((), -1))
-    latest = _running_maximum(torch.cat([last.int()[..., None, :], when], -2))  # [..., H_kv, T + 1, S]
+    after = (query_positions + 1).float()  # exact below 2**24, and several times as fast as integers
+    when = hits * after  # 0: no hit
+    latest = _running_maximum(torch.cat([(last + 1).float()[..., None, :], when], -2))  # [..., H_kv, T + 1, S]
     before = latest[..., :-1, :]
-    longest = (positions - before).masked_fill_(~hits | (before < 0), 0).amax(-2)
-    return latest[..., -1, :].to(last.dtype), torch.maximum(gap, longest.to(gap.dtype))
+    longest = ((when - before) * (before > 0)).amax(-2)  # where there is no hit, none above 0
+    return (latest[..., -1, :] - 1).to(last.dtype), torch.maximum(gap, longest.to(gap.dtype))
 
 
 def _running_maximum(values: Tensor) -> Tensor:
