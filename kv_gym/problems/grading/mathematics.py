@@ -1,0 +1,251 @@
+"""Parse LaTeX with latex2sympy2 and compare with sympy, exactly; runs in the worker.
+
+A number equals a number if their difference is 0, or less than 1e-40 of them where sympy cannot say. Formulas are
+compared at eight points, to 40 digits: both at once decide what `simplify` takes seconds for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy, normalize_latex
+from latex2sympy2_extended.logic import And as Chain
+from sympy.core.relational import Relational
+
+DIGITS = 50  # at math-verify's 15, pi*10^-20 and 2*pi*10^-20 count as equal
+CLOSE = sympy.Rational(1, 10**40)
+# Values of variables: of both signs, no integers, near and far.
+POINTS = [sympy.Rational(n, 97) for n in (31, -17, 223, -389, 1009, 53, -131, 571)]
+
+
+@dataclass(frozen=True)
+class Several:
+    """Answers without brackets, as in ``1, 2``: their order matters only where the other side has one."""
+
+    items: tuple[Any, ...]
+
+
+def never_evaluate() -> None:
+    """Take Python's `eval` out of sympy: `sympify` runs it on any string, even on the digits of a parsed number."""
+    from sympy.parsing import sympy_parser
+
+    sympy_parser.parse_expr = _literal
+
+
+def _literal(text: str, *_: object, **__: object) -> Any:
+    """Read a name or a number as sympy would, but decimals exactly."""
+    return sympy.Symbol(text) if text.isidentifier() else sympy.Rational(text)
+
+
+# No units: they include c, h, m, s and t, so that 2t would be 2.
+_NORMALIZATION = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="none")
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
+
+
+@functools.lru_cache(256)
+def parse(text: str) -> Any:
+    r"""Parse one LaTeX expression, all of it, and evaluate what can be.
+
+    The two steps inside `math_verify.parse`, without its search for something to parse: there,
+    ``14 \text{ answer } \frac{4}{1}`` is 4.
+
+    Raises:
+        Exception: Of whatever class latex2sympy2 raises, where it understands no more.
+    """
+    found = latex2sympy(
+        normalize_latex(text, _NORMALIZATION), is_real=True, normalization_config=None, conversion_config=_CONVERSION
+    )
+    return _evaluated(found)
+
+
+def _evaluated(value: Any) -> Any:
+    if isinstance(value, Chain):
+        return both(list(value._unsorted_args))
+    if isinstance(value, Relational):
+        return type(value)(*(_evaluated(side) for side in value.args), evaluate=False)
+    imaginary = {symbol: sympy.I for symbol in value.free_symbols if symbol.name in ("i", "imath")}
+    return (value.subs(imaginary) if imaginary else value).doit()
+
+
+def several(values: Sequence[Any]) -> Several:
+    r"""Answers without brackets; a ``\pm`` among them counts as its two."""
+    items: list[Any] = []
+    for value in values:
+        items += value.args if isinstance(value, sympy.FiniteSet) else [value]
+    return Several(tuple(items))
+
+
+def scaled(value: Any, factor: Fraction) -> Any:
+    """A value in other units."""
+    return value if factor == 1 else value * sympy.Rational(factor.numerator, factor.denominator)
+
+
+def same(answer: Any, gold: Any) -> bool:
+    """Whether two parsed values are equal: numbers, formulas, tuples, sets, intervals, matrices, relations."""
+    if isinstance(answer, Relational) or isinstance(gold, Relational):
+        return _same_relations(answer, gold)
+    if isinstance(answer, sympy.MatrixBase) or isinstance(gold, sympy.MatrixBase):
+        return _same_matrices(answer, gold)
+    if any(isinstance(value, Several | sympy.Tuple | sympy.Set) for value in (answer, gold)):
+        return _same_collections(answer, gold)
+    return same_scalars(answer, gold)
+
+
+# --- Collections -------------------------------------------------------------------------------------------------
+
+
+def _same_collections(answer: Any, gold: Any) -> bool:
+    """Compare sets, tuples, intervals and lists. A set of one is its element; a tuple is no set."""
+    if isinstance(answer, sympy.Set) and isinstance(gold, sympy.Set):
+        return _same_sets(answer, gold)
+    if isinstance(answer, Several) and isinstance(gold, Several):
+        return matched(answer.items, gold.items)
+    for one, other in ((answer, gold), (gold, answer)):
+        if isinstance(one, sympy.FiniteSet):
+            return not isinstance(other, sympy.Tuple) and matched(_items(other), one.args)
+    if any(isinstance(value, sympy.Set | sympy.Expr) and not _is_pair(value) for value in (answer, gold)):
+        return False
+    first, second = _items(answer), _items(gold)
+    return len(first) == len(second) and all(map(same, first, second))
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether it was written ``(1, 2)``: an open interval, or two coordinates."""
+    return isinstance(value, sympy.Interval) and bool(value.left_open and value.right_open)
+
+
+def _items(value: Any) -> Sequence[Any]:
+    if isinstance(value, Several):
+        return value.items
+    if isinstance(value, sympy.Interval):
+        return (value.start, value.end)
+    return value.args if isinstance(value, sympy.Tuple) else (value,)
+
+
+def matched(said: Sequence[Any], wanted: Sequence[Any], same: Callable[[Any, Any], bool] = same) -> bool:
+    """Whether each of `wanted` has its own equal in `said`, in any order."""
+    left = list(said)
+    for one in wanted:
+        place = next((i for i, other in enumerate(left) if same(other, one)), None)
+        if place is None:
+            return False
+        del left[place]
+    return not left
+
+
+def _same_sets(answer: Any, gold: Any) -> bool:
+    if answer == gold:
+        return True
+    if isinstance(answer, sympy.Interval) and isinstance(gold, sympy.Interval):
+        return answer.args[2:] == gold.args[2:] and same(answer.start, gold.start) and same(answer.end, gold.end)
+    if isinstance(answer, sympy.FiniteSet) and isinstance(gold, sympy.FiniteSet):
+        return matched(answer.args, gold.args)
+    if type(answer) is type(gold) and isinstance(answer, sympy.Union):
+        return matched(answer.args, gold.args)
+    return bool(answer.is_subset(gold)) and bool(gold.is_subset(answer))
+
+
+def _same_matrices(answer: Any, gold: Any) -> bool:
+    if not isinstance(answer, sympy.MatrixBase) or not isinstance(gold, sympy.MatrixBase):
+        return False
+    return answer.shape == gold.shape and all(map(same, answer.flat(), gold.flat()))
+
+
+# --- Relations ---------------------------------------------------------------------------------------------------
+
+
+def both(relations: Sequence[Any]) -> Any:
+    """Where all of them hold: a set, where they are about one variable; ``x<1, x>2`` is meant as either."""
+    if len(relations) == 1:
+        return relations[0]
+    sets = [_as_set(relation) for relation in relations]
+    met = sympy.Intersection(*sets)
+    return either(relations) if met is sympy.S.EmptySet else met
+
+
+def either(relations: Sequence[Any]) -> Any:
+    """Where one of them holds."""
+    return relations[0] if len(relations) == 1 else sympy.Union(*map(_as_set, relations))
+
+
+def _as_set(value: Any) -> Any:
+    """The values of the only variable for which an inequality holds."""
+    return value.as_set() if isinstance(value, Relational) else value
+
+
+def _same_relations(answer: Any, gold: Any) -> bool:
+    if isinstance(answer, sympy.Set) or isinstance(gold, sympy.Set):
+        return not any(isinstance(value, sympy.Eq) for value in (answer, gold)) and same(_as_set(answer), _as_set(gold))
+    if not isinstance(answer, Relational) or not isinstance(gold, Relational):
+        return False
+    answer, gold = (value.reversed if value.rel_op in (">", ">=") else value for value in (answer, gold))
+    if answer.rel_op != gold.rel_op:
+        return False
+    ratio = _ratio(answer.lhs - answer.rhs, gold.lhs - gold.rhs)
+    return ratio is not None and (ratio > 0 or gold.rel_op in ("==", "!="))
+
+
+def _ratio(answer: Any, gold: Any) -> Any:
+    """The number that one formula is of the other; None if there is none."""
+    ratio = sympy.cancel(sympy.expand(answer) / sympy.expand(gold))
+    return ratio if ratio.is_number and ratio.is_real and ratio.is_finite and not ratio.is_zero else None
+
+
+def same_equations(sides: Sequence[str], gold_sides: Sequence[str]) -> bool:
+    """Whether two equations say the same, as ``x + y = 1`` and ``2y = 2 - 2x``."""
+    if len(sides) != 2 or len(gold_sides) != 2:
+        return False
+    left, right, gold_left, gold_right = map(parse, (*sides, *gold_sides))
+    return _ratio(left - right, gold_left - gold_right) is not None
+
+
+# --- Scalars -----------------------------------------------------------------------------------------------------
+
+
+def same_scalars(answer: Any, gold: Any) -> bool:
+    """Whether two numbers or formulas are equal."""
+    if answer == gold:
+        return answer not in (sympy.nan, sympy.zoo)
+    if answer.is_Rational and gold.is_Rational:
+        return False
+    variables = sorted(answer.free_symbols | gold.free_symbols, key=str)
+    if not variables:
+        return _same_numbers(answer, gold)
+    decided = 0
+    for shift in range(len(POINTS)):
+        values = {symbol: POINTS[(shift + 3 * i) % len(POINTS)] + i for i, symbol in enumerate(variables)}
+        first, second = _number(answer.subs(values)), _number(gold.subs(values))
+        if first is None or second is None:
+            continue
+        if not _close(first, second):
+            return False
+        decided += 1
+    return decided >= 3 or sympy.simplify(answer - gold) == 0
+
+
+def _same_numbers(answer: Any, gold: Any) -> bool:
+    first, second = _number(answer), _number(gold)
+    if first is None or second is None:
+        return sympy.simplify(answer - gold) == 0
+    return _close(first, second)
+
+
+def _number(value: Any) -> Any:
+    """The value to `DIGITS` digits; None where sympy cannot say, or not to so many, as for a sum that cancels to 0."""
+    found = value.evalf(DIGITS)
+    if not found.is_number or found.has(sympy.nan, sympy.zoo, sympy.AccumBounds):
+        return None
+    parts = found.as_real_imag() if found.is_finite else (found,)
+    exact = all((part.is_Float and part._prec > 100) or part.is_Integer or part.is_infinite for part in parts)
+    return found if exact else None
+
+
+def _close(first: Any, second: Any) -> bool:
+    if first.is_infinite or second.is_infinite:
+        return bool(first == second)
+    return bool(abs(first - second) <= CLOSE * max(abs(first), abs(second)))
