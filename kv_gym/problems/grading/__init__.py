@@ -11,8 +11,8 @@ Versions of the rules (`GRADING_VERSION`):
 - 1: As of the first release. Its verdicts: ``\{1,2\}`` = ``(1,2)``, ``AB`` = ``BA``, km = cm, ``1/2006!`` =
   ``1/2004!``; a comparison of over 2 s of wall time was wrong.
 - 2: Sets, tuples and intervals, words, units, bases, upper and lower case of variables are told apart; numbers are
-  equal to 40 digits of theirs, not after the point. Read are Unicode, degrees, repeating decimals, powers of ten,
-  thousands in lists, alternatives, inequalities as intervals, finite sums, ``\boxed 7``, the last box that is not
+  equal if 400 digits of theirs are, not 50 after the point. Read are Unicode, degrees, repeating decimals, powers of
+  ten, thousands in lists, alternatives, inequalities as intervals, finite sums, ``\boxed 7``, the last box that is not
   empty anywhere in the text. Time is CPU time, and running out of it is no verdict.
 """
 
@@ -106,7 +106,8 @@ def same_answer(answer: str, gold: str, cpu_seconds: float = CPU_LIMIT) -> bool:
         return True
     left, right = plain_number(answer), plain_number(gold)
     if left is not None and right is not None:
-        return left == right or plain_number(answer.rstrip("\\%")) == plain_number(gold.rstrip("\\%"))
+        signs = "%" in answer or "%" in gold
+        return left == right or (signs and plain_number(answer.rstrip("\\%")) == plain_number(gold.rstrip("\\%")))
     if not answer.strip() or _REFUSED.search(answer):
         return False
     return WORKER.ask(answer, gold, cpu_seconds)

@@ -15,7 +15,7 @@ from typing import Any
 from kv_gym.problems.grading import mathematics
 from kv_gym.problems.grading.numbers import based_number, plain_number, without_thousands
 from kv_gym.problems.grading.spelling import depths, tidy
-from kv_gym.problems.grading.units import split_unit
+from kv_gym.problems.grading.units import Unit, split_unit
 from kv_gym.problems.grading.words import as_words, means_empty_set, spoken
 
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|neq)(?![A-Za-z])")
@@ -117,9 +117,16 @@ def _same_words(said: str | None, answer: str, wanted: str | None, gold: str) ->
 
 
 def _same_quantities(answer: str, gold: str) -> bool:
-    """Compare values with their units and signs of percent."""
-    answer, unit = split_unit(answer)
-    gold, gold_unit = split_unit(gold)
+    """Compare values with their units; ``2 mg`` may be a product, too."""
+    (said, unit), (wanted, gold_unit) = split_unit(answer), split_unit(gold)
+    if _same_measures(said, unit, wanted, gold_unit):
+        return True
+    bare = (unit and unit.bare) or (gold_unit and gold_unit.bare)
+    return bool(bare) and _same_values(answer, gold, Fraction(1))
+
+
+def _same_measures(answer: str, unit: Unit | None, gold: str, gold_unit: Unit | None) -> bool:
+    """Compare values without their units; one that is not there is the other's."""
     factor = Fraction(1)
     if unit and gold_unit:
         if unit.kinds != gold_unit.kinds:

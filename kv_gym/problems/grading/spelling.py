@@ -18,7 +18,7 @@ _SYMBOLS = {
     "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\neq ", "∈": r"\in ", "∪": r"\cup ",
     "∩": r"\cap ", "∅": r"\emptyset ", "⌀": r"\emptyset ", "∖": r"\setminus ", "∨": r"\lor ", "∧": r"\land ",
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
-    "€": r"\text{ euro}", "£": r"\text{ pound sterling}", "μ": r"\mu ", "µ": r"\mu ", "−": "-", "˗": "-",
+    "€": r"\euro ", "£": r"\pounds ", "μ": r"\mu ", "µ": r"\mu ", "−": "-", "˗": "-",
 }  # fmt: skip
 _GREEK = (
     "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "nu", "xi", "rho",
@@ -65,7 +65,10 @@ def _character(character: str) -> str:
     return unicodedata.normalize("NFKC", character)
 
 
-_WRAPPER = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|mathrm|mathbf|mathit|mathsf|boldsymbol|bm|operatorname)"
+_WRAPPER = (
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|mathrm|mathbf|mathit|mathsf|boldsymbol|bold|bm|pmb|emph|underline"
+    r"|operatorname)"
+)
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|gcd|lcm|max|min|det"
 _DEGREE = r"\^ ?(?:\{ ?\\(?:circ|degree) ?\}|\\(?:circ|degree)(?![A-Za-z]))|\\(?:degree|textdegree)(?![A-Za-z])"
 
@@ -78,10 +81,13 @@ _SPELLINGS = [
     (re.compile(r"\\rbrace(?![A-Za-z])"), r"\\}"),
     (re.compile(r"(?<!\\)\\!\s*"), ""),
     (re.compile(r"(?<!\\)\\(?:[,;: >]|q?quad(?![A-Za-z])|thinspace(?![A-Za-z])|hspace ?\{[^{}]*\})|~"), " "),  # spaces
+    (re.compile(r"\\(?:text)?color ?\{[^{}]*\}"), ""),
+    (re.compile(r"\\mathbb ([A-Z])"), r"\\mathbb{\1}"),
     (re.compile(r"\s+"), " "),
+    (re.compile(r" ?\\\\ ?$"), ""),
     (re.compile(r"^(?:\*\*)+|(?:\*\*)+$|^ ?\\[(\[] ?|\\[)\]] ?$"), ""),  # Markdown, math delimiters
     (re.compile(r"(?<!\\)\$(?=[^0-9.]|$)|^\$(?=[^$]*\$$)|(?<!\\)\$$"), ""),  # $...$; $18 are dollars
-    (re.compile(r"^ | ?[.,;]? ?$"), ""),
+    (re.compile(r"^ | ?(?<!\.)[.,;]? ?$"), ""),
     (re.compile(r"(?<=[0-9])\{,\}(?=[0-9]{3}(?![0-9]))"), ","),
     (re.compile(r"(?<=[0-9])\{,\}(?=[0-9])"), "."),  # the decimal comma
     (re.compile(r"\{,\}"), ","),
@@ -91,7 +97,11 @@ _SPELLINGS = [
     (re.compile(r"(\\frac ?\{[^{}]*\}) ?([0-9])"), r"\1{\2}"),
     (re.compile(rf"(?<![A-Za-z\\{{])(pi|sqrt|infty|{_FUNCTIONS})(?![A-Za-z])"), r"\\\1"),
     (re.compile(r"\\sqrt ?\(([^()]*)\)"), r"\\sqrt{\1}"),
-    (re.compile(r"\\sqrt ?([0-9]+|[A-Za-z](?![A-Za-z]))"), r"\\sqrt{\1}"),
+    (re.compile(r"\\sqrt ?(\[[^][]*\])? ?([0-9]+|[A-Za-z](?![A-Za-z]))"), r"\\sqrt\1{\2}"),
+    (re.compile(r"\{ ?([^{}]*?) ?\\choose ?([^{}]*?) ?\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(?<![0-9A-Za-z.)}^/])([0-9]+) ?/ ?([0-9]+)(?= ?\\(?:pi|sqrt))"), r"\\frac{\1}{\2}"),  # 2/3\pi
+    (re.compile(rf"{_WRAPPER} ?\{{ ?([A-Z](?:(?:, ?(?:and )?| and | or )[A-Z])+) ?\}}"), r"\1"),  # \text{A, C}
+    (re.compile(rf"^{_WRAPPER} ?\{{ ?([+-]?[0-9][0-9.,/]*)( ?[A-Za-z][^{{}}]*)\}}$"), r"\1\\text{\2}"),  # \text{5 cm}
     (re.compile(r"(?<=[0-9A-Za-z)}])\*\*(?=[0-9A-Za-z({-])"), "^"),
     (re.compile(r"([_^]) ?([0-9])(?= )"), r"\1{\2}"),  # \log_2 8
     (re.compile(r";"), ","),
@@ -110,7 +120,7 @@ _SPELLINGS = [
                 r"|\\wedge(?![A-Za-z])) ?"), r" \\land "),
     (re.compile(rf"{_WRAPPER} ?\{{ ?([^{{}}A-Za-z]*) ?\}}"), r"\1"),  # \text{12}, \mathbf{1/2}
     (re.compile(r" +"), " "),
-    (re.compile(r"^ | ?\.? ?$"), ""),
+    (re.compile(r"^ | ?(?<!\.)\.? ?$"), ""),
 ]  # fmt: skip
 _INNER_LETTER = re.compile(r"\\(?:mathrm|mathbf|mathit|boldsymbol|bm|text|rm) ?\{ ?([A-Za-z]) ?\}")
 _ANGLE = re.compile(rf"([0-9]+(?:\.[0-9]+)?|\\[a-z]+|(?<![A-Za-z\\])[a-z]) ?(?:{_DEGREE})")

@@ -45,10 +45,12 @@ class Unit:
     Attributes:
         kinds: (What, power), sorted: speed is (("length", 1), ("time", -1)). A word that is no known unit is its own.
         factor: How many of the first units of these kinds it is.
+        bare: Written as letters alone, ``2 mg``, which may as well be a product.
     """
 
     kinds: tuple[tuple[str, int], ...]
     factor: Fraction
+    bare: bool = False
 
 
 _WRAPPED = r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname|rm)\s?\{[^{}]*\}"
@@ -57,20 +59,23 @@ _DEGREE = r"\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![A-Za-z]))"
 # Behind a number or a name. Words that change the value are no units.
 _NO_UNIT = (
     r"(?!.*\b(?:or|and|not|no|to|mod|plus|minus|times|over|divided|squared|cubed|dozen|hundred|thousand|if|only|more|less"
-    r"|[mb]illion|percent|base|is|are)\b)"
+    r"|[mb]illion|percent|base|is|are|at|most|least|than|about|approximately|nearly|almost|exactly)\b)"
 )
 _TEXT_UNIT = re.compile(
     rf"(?<=[^\s=+*<>,({{/^_|-])\s?{_NO_UNIT}({_WRAPPED}{_POWER}?(?:\s?(?:/|\\cdot)?\s?{_WRAPPED}{_POWER}?)*)$"
 )
 _DEGREE_UNIT = re.compile(rf"(?<=[^\s=+*<>,(/^_|-])\s?{_DEGREE}\s?((?:\\(?:text|mathrm)\s?\{{\s?)?[CF](?:\s?\}})?)?$")
 _WORD_UNIT = re.compile(rf"(?<=[0-9}}])(\s?){_NO_UNIT}([A-Za-z][A-Za-z ./^0-9]*)$")
-_CURRENCY = re.compile(r"^([+-]?)\s?\\?\$\s?|\s?\\?\$$|^([+-]?)\s?\\text(?:dollar(?![A-Za-z])|\{\s?\\?\$\s?\})\s?")
+_SIGN = r"(?:(?:US)?\\?\$|USD|\\textdollar|\\pounds|\\euro)"
+_CURRENCY = re.compile(rf"^([+-]?)\s?({_SIGN})(?![A-Za-z])\s?|()\s?({_SIGN})$")
+_CURRENCIES = {"\\pounds": "pound sterling", "\\euro": "euro"}
 
 
 def split_unit(text: str) -> tuple[str, Unit | None]:
     r"""Take the unit off: (``5``, centimetres) of ``5\text{ cm}``; (text, None) where there is none."""
-    if (stripped := _CURRENCY.sub(r"\1\2", text)) != text:
-        return stripped, _unit("dollar")
+    if match := _CURRENCY.search(text):
+        sign = match[2] or match[4]
+        return _CURRENCY.sub(r"\1\3", text), _unit(_CURRENCIES.get(sign, "dollar"))
     if match := _DEGREE_UNIT.search(text):
         scale = re.sub("[^CF]", "", (match[1] or "").replace("\\text", "").replace("\\mathrm", ""))
         return text[: match.start()].rstrip(), _unit("degree" + scale)
@@ -79,7 +84,7 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
         if not re.search(r"[0-9]{2}|[^A-Za-z0-9 ./^{}()-]", words):
             return text[: match.start()].rstrip(), _unit(words)
     if (match := _WORD_UNIT.search(text)) and _is_word_unit(match[2], spaced=bool(match[1])):
-        return text[: match.start()].rstrip(), _unit(match[2])
+        return text[: match.start()].rstrip(), _unit(match[2], bare=True)
     return text, None
 
 
@@ -101,7 +106,7 @@ def _singular(word: str) -> str:
     return word if word in _KNOWN else word.removesuffix("s") if len(word) > 2 else word
 
 
-def _unit(words: str) -> Unit | None:
+def _unit(words: str, bare: bool = False) -> Unit | None:
     """Read ``square km``, ``m/s^2``, ``m s^{-1}``, ``miles per hour``, ``apples``; None if it says nothing."""
     words = re.sub(r"\.(?=\s|$)", "", words).replace("{", "").replace("}", "")
     words = re.sub(r"\b(?:sq|square)\s+([A-Za-z]+)", r"\1^2", words)
@@ -121,4 +126,4 @@ def _unit(words: str) -> Unit | None:
         powers[kind] += exponent
         factor *= size**exponent
     kinds = tuple(sorted((kind, power) for kind, power in powers.items() if power))
-    return Unit(kinds, factor) if kinds else None
+    return Unit(kinds, factor, bare) if kinds else None
