@@ -4,6 +4,10 @@ r"""Pairs of answers that mean the same and that do not, each tried in both dire
 
 from __future__ import annotations
 
+import re
+from itertools import combinations
+from pathlib import Path
+
 import pytest
 
 from kv_gym.problems.grading import same_answer, warm_up
@@ -652,3 +656,28 @@ def test_what_means_something_else_is_wrong(answer: str, gold: str) -> None:
 @pytest.mark.parametrize(("answer", "gold", "right"), ONE_WAY)
 def test_some_pairs_depend_on_which_is_the_gold_one(answer: str, gold: str, right: bool) -> None:
     assert same_answer(answer, gold) == right
+
+
+def documented(column: int) -> list[tuple[str, str]]:
+    """Pairs (answer, gold) of a column of the table in docs/grading.md; groups end at a semicolon."""
+    page = (Path(__file__).parents[4] / "docs" / "grading.md").read_text()
+    rows = [re.split(r"(?<!\\)\|", line)[2:4] for line in page.splitlines() if line.startswith("| ") and "`" in line]
+    pairs = []
+    for row in rows:
+        for group in re.findall(r"(?:`[^`]*`|[^`;])+", row[column]):
+            pairs += combinations([code.replace("\\|", "|") for code in re.findall("`([^`]*)`", group)], 2)
+    return pairs
+
+
+@pytest.mark.parametrize(("answer", "gold"), documented(0))
+def test_what_the_page_calls_equal_is_equal(answer: str, gold: str) -> None:
+    assert same_answer(answer, gold)
+
+
+@pytest.mark.parametrize(("answer", "gold"), documented(1))
+def test_what_the_page_calls_different_is_different(answer: str, gold: str) -> None:
+    assert not same_answer(answer, gold)
+
+
+def test_the_page_has_examples() -> None:
+    assert len(documented(0)) > 60 and len(documented(1)) > 25
