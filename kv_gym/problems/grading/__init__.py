@@ -11,7 +11,7 @@ Versions of the rules (`GRADING_VERSION`):
 - 1: As of the first release. Its verdicts: ``\{1,2\}`` = ``(1,2)``, ``AB`` = ``BA``, km = cm, ``1/2006!`` =
   ``1/2004!``; a comparison of over 2 s of wall time was wrong.
 - 2: Sets, tuples and intervals, words, units, bases, upper and lower case of variables are told apart; numbers are
-  equal if 400 digits of theirs are, not 50 after the point. Read are Unicode, degrees, repeating decimals, powers of
+  equal if 350 digits of theirs are, not 50 after the point. Read are Unicode, degrees, repeating decimals, powers of
   ten, thousands in lists, alternatives, inequalities as intervals, finite sums, ``\boxed 7``, the last box that is not
   empty anywhere in the text. Time is CPU time, and running out of it is no verdict.
 """

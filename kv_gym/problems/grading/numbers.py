@@ -24,10 +24,10 @@ def plain_number(text: str) -> Fraction | None:
     return value * (-1 if sign == "-" else 1) / (100 if percent else 1)
 
 
-# The digits that repeat: 0.\overline{3}, 0.1\bar6, 0.\dot{1}4285\dot{7}, 0.(3).
+# The digits that repeat: 0.\overline{3}, 0.1\bar6, 0.\dot{1}4285\dot{7}, 0.(3); but 0.1(6) may be a product.
 _REPEATING = re.compile(
     r"(?<![0-9.])([0-9]{0,18})\.([0-9]{0,18})(?:\\(?:overline|bar) ?(?:\{ ?([0-9]{1,18}) ?\}|([0-9]))"
-    r"|\\dot ?\{?([0-9])\}?(?:([0-9]{0,16})\\dot ?\{?([0-9])\}?)?|\(([0-9]{1,18})\))(?![0-9])"
+    r"|\\dot ?\{?([0-9])\}?(?:([0-9]{0,16})\\dot ?\{?([0-9])\}?)?|(?<=\.)\(([0-9]{1,18})\))(?![0-9])"
 )
 
 

@@ -66,6 +66,7 @@ _TEXT_UNIT = re.compile(
 )
 _DEGREE_UNIT = re.compile(rf"(?<=[^\s=+*<>,(/^_|-])\s?{_DEGREE}\s?((?:\\(?:text|mathrm)\s?\{{\s?)?[CF](?:\s?\}})?)?$")
 _WORD_UNIT = re.compile(rf"(?<=[0-9}}])(\s?){_NO_UNIT}([A-Za-z][A-Za-z ./^0-9]*)$")
+_NUMBER = re.compile(r"(?<![A-Za-z^{-])[0-9]|[0-9]{2}")  # anything but the power of a unit: cm^2, cm2
 _SIGN = r"(?:(?:US)?\\?\$|USD|\\textdollar|\\pounds|\\euro)"
 _CURRENCY = re.compile(rf"^([+-]?)\s?({_SIGN})(?![A-Za-z])\s?|()\s?({_SIGN})$")
 _CURRENCIES = {"\\pounds": "pound sterling", "\\euro": "euro"}
@@ -81,9 +82,10 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
         return text[: match.start()].rstrip(), _unit("degree" + scale)
     if match := _TEXT_UNIT.search(text):
         words = re.sub(r"\\[a-z]+\s?\{([^{}]*)\}", r" \1 ", match[1].replace("\\cdot", " "))
-        if not re.search(r"[0-9]{2}|[^A-Za-z0-9 ./^{}()-]", words):
+        if not _NUMBER.search(words) and not re.search(r"[^A-Za-z0-9 ./^{}()-]", words):
             return text[: match.start()].rstrip(), _unit(words)
-    if (match := _WORD_UNIT.search(text)) and _is_word_unit(match[2], spaced=bool(match[1])):
+    match = _WORD_UNIT.search(text)
+    if match and not _NUMBER.search(match[2]) and _is_word_unit(match[2], spaced=bool(match[1])):
         return text[: match.start()].rstrip(), _unit(match[2], bare=True)
     return text, None
 
@@ -115,7 +117,7 @@ def _unit(words: str, bare: bool = False) -> Unit | None:
     words = re.sub(r"[A-Za-z]+", lambda match: _COMPOUND.get(match[0].casefold(), match[0]), words)
     powers: Counter[str] = Counter()
     factor, side = Fraction(1), 1
-    for slash, word, power in re.findall(r"(/)|([A-Za-z.]+)\s?(?:\^\s?(-?[1-9]))?", words):
+    for slash, word, power in re.findall(r"(/)|([A-Za-z.]+)(?:\s?\^\s?)?(-?[1-9])?", words):
         if slash:
             side = -1
             continue

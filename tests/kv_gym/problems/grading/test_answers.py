@@ -384,6 +384,11 @@ x\to\infty | x\to\infty
 k\pi | \pi k
 2xy | 2yx
 R^2\pi | \pi R^2
+5 cm2 | 5 \text{ cm}^2
+5 \text{ cm2} | 5 \text{ cm}^2
+\sqrt{2}x + y = 1 | 2x + \sqrt{2}y = \sqrt{2}
+2^{100000} | 4^{50000}
+|x-20| | |20-x|
 """
 
 UNSEEN = [
@@ -602,6 +607,17 @@ a_1 | a
 x' | x
 \bar{x} | x
 \vec{v} | v
+|x-20| | 20-x
+|x-1000| | 1000-x
+\max(x,7) | x
+E | e
+N | n
+5 \text{ maybe 6} | 5
+5 cm 6 | 5
+5 \text{ or 6} | 5
+0.1(6) | 1/6
+\sqrt{2}x = 1 | 2x = \sqrt{3}
+2^{100000} | 2^{100001}
 """
 
 ONE_WAY = [  # answer, gold, whether it is right
