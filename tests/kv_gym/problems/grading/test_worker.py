@@ -128,7 +128,7 @@ def test_the_limit_is_on_cpu_time() -> None:
     before = cpu_seconds(worker_pid()) + ended_seconds()
     with pytest.raises(UndecidedError):
         same_answer(ENDLESS, "4", cpu_seconds=SHORT)
-    assert SHORT - 0.05 < ended_seconds() - before < SHORT + 0.2
+    assert SHORT / 2 < ended_seconds() - before < 2 * SHORT  # clocks tick every 10 ms; wall time may be 10 * SHORT
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
