@@ -12,6 +12,8 @@ _PLAIN_FRAC = re.compile(rf"\\[dtc]?frac\s*\{{\s*([+-]?{_UNSIGNED})\s*\}}\s*\{{\
 
 def plain_number(text: str) -> Fraction | None:
     r"""Read ``042``, ``-0.5``, ``1/2``, ``\frac{1}{2}``, ``1 1/2`` or ``50\%``; None for anything else."""
+    if len(text) <= 18 and text.isascii() and text.isdigit():  # most answers; the rest is ten times as slow
+        return Fraction(int(text))
     match = _PLAIN.fullmatch(_PLAIN_FRAC.sub(r" \1/\2", text).strip())
     if match is None:
         return None
