@@ -20,9 +20,11 @@ from kv_gym.problems.grading.words import as_words, means_empty_set, spoken
 
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|neq)(?![A-Za-z])")
 _MEMBER = re.compile(r"^[A-Za-z](?:_\{?[0-9A-Za-z]+\}?)? ?\\in(?![A-Za-z]) ?")
+_PLUS_MINUS = re.compile(r"\\[pm][mp](?![A-Za-z])")
 _OR, _AND = re.compile(r" ?\\lor(?![A-Za-z]) ?"), re.compile(r" ?\\land(?![A-Za-z]) ?")
 # What an equation says something of: x, x_1, P(A), f(2), m+n, (x,y).
 _NAME = re.compile(r"(?:[^0-9=<>!:_^]|_\{?[0-9A-Za-z,]+\}?|(?<=[A-Za-z]\()[0-9]+(?=\)))*")
+_CHOICE = re.compile(r"(?:\\[a-z]+ ?\{ ?)?\(([A-Z])\)(?: ?\})? (?![-+*/=<>^]|\\(?:cdot|times|cup|cap|div))")
 _VARIABLE = re.compile(r"[A-Za-z](?:_\{?[0-9A-Za-z]+\}?)?|[A-Za-z]\([A-Za-z0-9]\)")
 _TWO_NUMBERS = re.compile(r"[0-9] [0-9]+(?![0-9]| ?/)")  # "10 4" would be read as 10 + 4
 
@@ -61,15 +63,22 @@ def _same_lists(answer: str, gold: str) -> bool:
     said, wanted = _items(answer), _items(gold)
     if len(said) == len(wanted) == 1:
         return _same_items(said[0], wanted[0])
-    if len(said) > 1 and len(wanted) > 1 and not any("\\pm" in item for item in said + wanted):
+    if len(said) > 1 and len(wanted) > 1:
         return mathematics.matched(said, wanted, _same_items)
     return mathematics.same(_collected(said), _collected(wanted))
 
 
 def _items(text: str) -> list[str]:
-    r"""Split ``x=1, x=2``, ``1; 2`` or ``1 \lor 2``, not inside brackets."""
-    text = _AND.sub(", ", _OR.sub(", ", text))
-    return [item.strip() for item in split(text)]
+    r"""Split ``x=1, x=2`` or ``1 \lor 2``, not inside brackets; ``1 \pm 2`` are two, unless in a set."""
+    items = [item.strip() for item in split(_AND.sub(", ", _OR.sub(", ", text)))]
+    return [item for both in items for item in _signs(both)]
+
+
+def _signs(text: str) -> list[str]:
+    if "\\{" in text or not _PLUS_MINUS.search(text):
+        return [text]
+    upper = text.replace("\\pm", "+").replace("\\mp", "-")
+    return [upper, text.replace("\\pm", "-").replace("\\mp", "+")]
 
 
 def split(text: str) -> list[str]:
@@ -90,9 +99,9 @@ def _brackets(text: str) -> str:
 
 
 def _collected(items: list[str]) -> Any:
-    r"""The value of a single item, or a `mathematics.Several` of items: ``1 \pm 2, 5`` has three."""
-    values = [mathematics.parse(_value(split_unit(item)[0])) for item in items]
-    return values[0] if len(values) == 1 and "\\pm" not in items[0] else mathematics.several(values)
+    """The value of a single item, or a `mathematics.Several` of items."""
+    values = tuple(mathematics.parse(_value(split_unit(item)[0])) for item in items)
+    return values[0] if len(values) == 1 else mathematics.Several(values)
 
 
 # --- Single answers ----------------------------------------------------------------------------------------------
@@ -103,6 +112,9 @@ def _same_items(answer: str, gold: str) -> bool:
     if answer == gold:
         return True
     said, wanted = as_words(answer), as_words(gold)
+    choice = _CHOICE.match(answer)  # of "(B) 5", where a letter is asked for
+    if choice and choice[1] in gold and (wanted or spoken(gold)) == choice[1].casefold():
+        return True
     if said is not None or wanted is not None:
         return _same_words(said, answer, wanted, gold)
     sides, gold_sides = _sides(answer), _sides(gold)
@@ -134,7 +146,9 @@ def _same_measures(answer: str, unit: Unit | None, gold: str, gold_unit: Unit | 
         if unit.kinds != gold_unit.kinds:
             return False
         factor = unit.factor / gold_unit.factor
-    if ("\\%" in answer) != ("\\%" in gold):  # 50\% is 0.5, and 50 where only one side has the sign
+    if ("\\%" in answer) != ("\\%" in gold) and not (
+        unit or gold_unit
+    ):  # 50\% is 0.5, and 50 where only one side has the sign
         numbers = answer.replace("\\%", ""), gold.replace("\\%", "")
         if _same_values(*numbers, factor):
             return True

@@ -78,14 +78,6 @@ def _evaluated(value: Any) -> Any:
     return (value.subs(imaginary) if imaginary else value).doit()
 
 
-def several(values: Sequence[Any]) -> Several:
-    r"""Answers without brackets; a ``\pm`` among them counts as its two."""
-    items: list[Any] = []
-    for value in values:
-        items += value.args if isinstance(value, sympy.FiniteSet) else [value]
-    return Several(tuple(items))
-
-
 def scaled(value: Any, factor: Fraction) -> Any:
     """A value in other units."""
     return value if factor == 1 else value * sympy.Rational(factor.numerator, factor.denominator)

@@ -111,7 +111,8 @@ _SPELLINGS = [
     (re.compile(r"\\lt(?![A-Za-z])"), "<"),
     (re.compile(r"\\gt(?![A-Za-z])"), ">"),
     (re.compile(r"\\ne(?![A-Za-z])|!="), r"\\neq "),
-    (re.compile(r"\\backslash(?![A-Za-z])"), r"\\setminus "),
+    (re.compile(r"\\backslash(?![A-Za-z])|(?<=\}) ?- ?(?=\\\{)"), r"\\setminus "),
+    (re.compile(r"\\lg(?![A-Za-z])"), r"\\log_{10} "),
     (re.compile(r" ?(?<!\\)%| ?\\%| ?(?<=[0-9}]) ?(?:percent|pct)(?![A-Za-z])"
                 rf"| ?(?<=[0-9}}]) ?{_WRAPPER} ?\{{ ?(?:percent|\\?%) ?\}}"), r"\\%"),
     (re.compile(rf" ?(?:,? ?{_WRAPPER} ?\{{ ?,? ?or ?\}}|,? ?(?<![A-Za-z\\])or(?![A-Za-z])|\\vee(?![A-Za-z])) ?"),
@@ -133,7 +134,7 @@ def tidy(text: str) -> str:
     text = to_ascii(text)
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)
-    if not re.fullmatch(rf"{_WRAPPER} ?\{{[^{{}}]*\}}", text):  # \mathrm{e}^x is e^x; \text{B} alone is a word
+    if not re.fullmatch(rf"(?:{_WRAPPER} ?\{{[^{{}}]*\}} ?)+", text):  # \mathrm{e}^x is e^x; \text{B} alone is a word
         text = _INNER_LETTER.sub(_letter, text)
     text = spell_powers_of_ten(spell_repeating(text))
     if _TRIGONOMETRIC.search(text):

@@ -58,8 +58,9 @@ _POWER = r"(?:\^\s?(?:\{\s?-?[1-9]\s?\}|-?[1-9]))"
 _DEGREE = r"\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![A-Za-z]))"
 # Behind a number or a name. Words that change the value are no units.
 _NO_UNIT = (
-    r"(?!.*\b(?:or|and|not|no|to|mod|plus|minus|times|over|divided|squared|cubed|dozen|hundred|thousand|if|only|more|less"
-    r"|[mb]illion|percent|base|is|are|at|most|least|than|about|approximately|nearly|almost|exactly)\b)"
+    r"(?!.*\b(?:or|and|not|no|to|mod|plus|minus|times|over|divided|squared|cubed|dozens?|pairs?|hal(?:f|ves)|thirds?"
+    r"|fourths?|fifths?|tenths?|hundredths?|hundred|thousand|[mb]illion|percent|base|is|are|if|only|more|less|at|most"
+    r"|least|than|about|approximately|nearly|almost|exactly)\b)"
 )
 _TEXT_UNIT = re.compile(
     rf"(?<=[^\s=+*<>,({{/^_|-])\s?{_NO_UNIT}({_WRAPPED}{_POWER}?(?:\s?(?:/|\\cdot)?\s?{_WRAPPED}{_POWER}?)*)$"

@@ -385,6 +385,11 @@ k\pi | \pi k
 2xy | 2yx
 R^2\pi | \pi R^2
 5 cm2 | 5 \text{ cm}^2
+x=\frac{-1\pm\sqrt{5}}{2} | \frac{-1+\sqrt5}{2},\frac{-1-\sqrt5}{2}
+(1, \pm 2) | (1,2), (1,-2)
+1 \mp 2 | 3, -1
+\lg 100 | 2
+\mathbb{R}-\{0\} | \mathbb{R}\setminus\{0\}
 5 \text{ cm2} | 5 \text{ cm}^2
 \sqrt{2}x + y = 1 | 2x + \sqrt{2}y = \sqrt{2}
 2^{100000} | 4^{50000}
@@ -607,6 +612,22 @@ a_1 | a
 x' | x
 \bar{x} | x
 \vec{v} | v
+7 half | 7
+7 tenths | 7
+7 pairs | 7
+\text{A}\text{B} | A
+\{1,2\},\{3\} | \{1,2,3\}
+90^\circ | 90\%
+(1, \pm 2) | (1, 2)
+1 \mp 2 | 3
+\text{(B) } 5 | \text{(C)}
+7 or 8 | 7
+\text{7 or 8} | 7
+7 \text{ remainder } 3 | 7
+3\text{ hours } 30\text{ minutes} | 3
+3 feet 6 inches | 3
+7 \pmod{10} | 17
+7^{th} | 7
 [15,-29] | (15,-29)
 [1,2,3] | (1,2,3)
 (1,2,3] | (1,2,3)
@@ -631,6 +652,11 @@ ONE_WAY = [  # answer, gold, whether it is right
     ("58,500", "500, 58", True),  # an answer's commas may be read either way
     ("500, 58", "58,500", False),  # a bare gold one's are thousands
     ("58, 500", "58,500", False),
+    (r"\text{(B) } 5", r"\text{(B)}", True),  # a choice with what it says
+    ("(B) 5", "B", True),
+    (r"\textbf{(B)}\ 5", "B", True),
+    ("B", "(B) 5", False),
+    (r"(A) \cdot 5", "A", False),
     ("x=4", "4", True),
     ("x = 14 = 4", "4", False),
     ("x = 8/2 = 4", "4", True),
