@@ -116,7 +116,7 @@ class Worker:
             self.stop()
             raise GradingError(
                 f"the grading worker did not start within {START_TIMEOUT:.0f} s.\n"
-                f"  See what is missing: {sys.executable} -c 'import math_verify'"
+                f"  See what is missing: {sys.executable} -c 'import latex2sympy2_extended'"
             )
         self._ready = True
 
