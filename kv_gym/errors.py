@@ -34,6 +34,14 @@ class ReferenceFileError(KVGymError):
     """A stored reference generation is damaged or belongs to something else."""
 
 
+class GradingError(KVGymError, RuntimeError):
+    """The gold answer cannot be graded against, or the worker that compares answers cannot start."""
+
+
+class UndecidedError(GradingError):
+    """Whether an answer is right is not known: comparing took too long. It is no verdict and is never kept as one."""
+
+
 class ScoreError(KVGymError, ValueError):
     """Keep scores have the wrong shape or are not numbers."""
 

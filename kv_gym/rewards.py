@@ -123,7 +123,8 @@ REWARD_TERMS: tuple[RewardTerm, ...] = (
         unit="",
         sign=1,
         description=r"the score of the answer in the text's last `\boxed{}`, 0 to 1. Mostly it is right, 1, or wrong, "
-        "0, compared by mathematics; where a list is asked for, it is the share of the list that was found.",
+        "0, compared by mathematics (`docs/grading.md`); where a list is asked for, it is the share of the list that "
+        "was found.",
         weight="w_correct",
         weight_field=Field(1.0, description="Reward of a right answer; of a partly right one, that share of it."),
         needs="answer",

@@ -22,7 +22,8 @@ class CellReport:
         ranked: False for reference lines: the full cache, and agents that use hindsight.
         uses_hindsight: It knows the future.
         n_problems, n_episodes: What accuracy is measured on.
-        n_failed: Episodes in which the agent raised, all modes; they count as wrong and have no losses.
+        n_failed: Episodes in which the agent raised or that could not be graded, all modes; they count as wrong and
+            have no losses.
         failure: The first of them.
         accuracy: Share of right answers, in generate mode (in replay, where there is no other).
         full_accuracy: The same with the full cache, on the same episodes.

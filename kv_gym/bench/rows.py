@@ -107,7 +107,8 @@ class EpisodeRow(_Line):
             which starts with "unnamed-" where the agent has none and is played again each time.
         uses_hindsight, evicts: What kind of agent it is; reference lines are not ranked.
         budget, evict_every: Slots.
-        failed: Class and message of what the agent raised; None when it went well.
+        failed: Class and message of what the agent raised, or why its answer could not be graded; None when it went
+            well.
         correct: Score of the answer, 0 to 1. `correct_full`: with the full cache.
         stop: `eos` or `length`. `stop_full`: with the full cache; None in rows of older versions.
         n_tokens: Generated tokens, the reference's first ones included. `n_steps`: evictions.

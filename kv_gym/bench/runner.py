@@ -73,7 +73,8 @@ class Runner:
         if not cell.agent.evicts:
             for episode in episodes:
                 record = full_cache_record(self.llm, cell.config, episode.reference)
-                self._write(self._full_cache_row(cell, episode, record), record.text)
+                row = self._ungraded_row(cell, episode, record) or self._full_cache_row(cell, episode, record)
+                self._write(row, record.text)
             return
         left = {id(episode): episode for episode in episodes}
         try:
@@ -81,7 +82,8 @@ class Runner:
                 self.llm, cell.config, cell.agent, episodes, self.bench.width, seconds=self.bench.agent_seconds
             ):  # fmt: skip
                 del left[id(episode)]
-                self._write(self._played_row(cell, episode, record, spent), record.text)
+                row = self._ungraded_row(cell, episode, record) or self._played_row(cell, episode, record, spent)
+                self._write(row, record.text)
         except AgentFailure as failure:
             logger.info("agent %s failed", cell.agent.name, exc_info=failure.__cause__)
             for episode in left.values():
@@ -104,6 +106,11 @@ class Runner:
         speed = (record.n_tokens - known) / spent.seconds
         row = self._row(cell, episode, record, kv_bytes, kv_bytes, spent.seconds, speed)
         return row.model_copy(update={"scoring_seconds": spent.scoring})
+
+    def _ungraded_row(self, cell: Cell, episode: Episode, record: EpisodeRecord) -> EpisodeRow | None:
+        """The row of an episode whose answer, or the full cache's, nobody could grade; None if both are graded."""
+        why = episode.reference.undecided or record.undecided
+        return self._row(cell, episode, failed=why) if why else None
 
     def _full_cache_row(self, cell: Cell, episode: Episode, record: EpisodeRecord) -> EpisodeRow:
         last = len(episode.reference) - 1  # tokens read when the last one is chosen

@@ -121,7 +121,7 @@ def _run_text(run: dict[str, Any]) -> str:
 
 
 def failures(report: Report) -> list[str]:
-    """A line for every cell in which the agent raised."""
+    """A line for every cell in which the agent raised, or answers could not be graded."""
     return [
         f"{cell.agent}, budget {cell.budget}: {cell.n_failed} episodes failed and count as wrong. {cell.failure}"
         for cell in report.cells

@@ -6,6 +6,7 @@ recorded text in one chunk where they are known, its own choices one by one wher
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -25,8 +26,10 @@ from kv_gym.errors import BudgetError, ConfigError
 from kv_gym.llm.accumulators import ACCUMULATORS
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.frozen import FrozenLLM
-from kv_gym.problems.grading import grade
+from kv_gym.problems.grading import UndecidedError, grade
 from kv_gym.rewards import REWARD_TERMS, total_reward, weights_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -260,7 +263,11 @@ class EpisodeBatch:
         for row in (terminated | truncated).nonzero()[:, 0].tolist():
             problem = self.texts.reference(row).problem
             answer = self.texts.answer_text(row)
-            self.records.correct[row] = grade(answer, problem.answer, problem.graded)
+            try:
+                self.records.correct[row] = grade(answer, problem.answer, problem.graded)
+            except UndecidedError as error:
+                self.records.undecided[row] = f"UndecidedError: the answer to {problem.id}: {error}"
+                logger.warning("%s", self.records.undecided[row])
         return terminated, truncated
 
     def record(self, row: int) -> EpisodeRecord:

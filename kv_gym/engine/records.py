@@ -24,7 +24,7 @@ class EpisodeRecord:
     """What is known of one episode at its end.
 
     Attributes:
-        correct: Score of the answer, 0 to 1; most problems know right and wrong only.
+        correct: Score of the answer, 0 to 1; most problems know right and wrong only. 0 where it is undecided.
         stop: `eos` or `length`.
         n_tokens: Generated tokens.
         n_steps: Evictions.
@@ -33,6 +33,7 @@ class EpisodeRecord:
         actions_sha256: Hash of the kept slots, step by step.
         text: What was generated.
         evicted: Slots that went, [steps, L, H_kv, evict_every] int16, where the batch remembers them.
+        undecided: Why the answer could not be graded; None if it was.
     """
 
     correct: float
@@ -44,6 +45,7 @@ class EpisodeRecord:
     actions_sha256: str
     text: str
     evicted: Tensor | None = None
+    undecided: str | None = None
 
 
 class Records:
@@ -61,6 +63,7 @@ class Records:
         steps: Evictions, [N].
         stopped: The LLM stopped by itself, [N] bool.
         correct: Score of the answer, [N]; 0 until it is known.
+        undecided: Why the answer could not be graded, a row each.
     """
 
     def __init__(self, shape: CacheShape, config: EnvConfig, n: int, evictions: bool) -> None:
@@ -73,6 +76,7 @@ class Records:
         self.sums, self.counts = ({name: column() for name in names} for _ in range(2))
         self.tokens, self.steps = column(torch.long), column(torch.long)
         self.stopped, self.correct = column(torch.bool), column()
+        self.undecided: list[str | None] = [None] * n
         self._actions = [hashlib.sha256() for _ in range(n)]
         self._evicted: list[list[Tensor]] | None = [[] for _ in range(n)] if evictions else None
 
@@ -80,6 +84,7 @@ class Records:
         """Forget what was in `row`."""
         for values in (*self.sums.values(), *self.counts.values(), self.tokens, self.steps, self.stopped, self.correct):
             values[row] = 0
+        self.undecided[row] = None
         self._actions[row] = hashlib.sha256()
         if self._evicted is not None:
             self._evicted[row] = []
@@ -123,6 +128,7 @@ class Records:
             actions_sha256=self._actions[row].hexdigest(),
             text=texts.text(row),
             evicted=None if self._evicted is None else self.evicted(row),
+            undecided=self.undecided[row],
         )
 
 
@@ -140,6 +146,7 @@ def full_cache_record(llm: FrozenLLM, config: EnvConfig, reference: Reference) -
         tokens_sha256=tokens_hash(generated),
         actions_sha256=hashlib.sha256().hexdigest(),
         text=llm.decode(generated),
+        undecided=reference.undecided,
     )
 
 

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from kv_gym.files import write_whole
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.problems import Problem
-from kv_gym.problems.grading import closing_brace, grade
+from kv_gym.problems.grading import GRADING_VERSION, UndecidedError, closing_brace, grade
 
 FORMAT = 2
 BOX = "\\boxed{"
@@ -50,9 +51,10 @@ class Reference:
         surprisal: -log p of each token under the full cache, nats, [T]; 0 for the first.
         entropy: Entropy of its prediction, nats, [T]; 0 for the first.
         stop: `eos` or `length`.
-        correct: Score of the boxed answer, 0 to 1.
+        correct: Score of the boxed answer, 0 to 1; 0 where it is undecided.
         hash: SHA-256 over what was decided (tokens, prompt, stop, score) and the model's fingerprint. Losses are not in
             it: their rounding depends on how many texts were read side by side.
+        undecided: Why the answer could not be graded; None if it was. Such a reference is not stored in a file.
     """
 
     problem: Problem
@@ -63,6 +65,7 @@ class Reference:
     stop: str
     correct: float
     hash: str
+    undecided: str | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -159,8 +162,13 @@ class ReferenceStore:
         return self.folder / f"{key[:40]}.safetensors"
 
     def _store(self, key: str, reference: Reference) -> None:
-        """Keep a reference, in memory too: a cache that cannot be written to costs time and nothing else."""
+        """Keep a reference, in memory too: a cache that cannot be written to costs time and nothing else.
+
+        Without a verdict it is kept in memory only: another run, or another machine, may be able to tell.
+        """
         self._known[key] = reference
+        if reference.undecided:
+            return
         tensors = {"tokens": reference.tokens.int(), "surprisal": reference.surprisal, "entropy": reference.entropy}
         metadata = {
             "key": key,
@@ -168,6 +176,7 @@ class ReferenceStore:
             "n_prompt": str(reference.n_prompt),
             "stop": reference.stop,
             "correct": f"{reference.correct:.17g}",
+            "grading": str(GRADING_VERSION),
         }
         metadata["sha256"] = file_hash(metadata, reference.tokens, reference.surprisal, reference.entropy)
         data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
@@ -192,10 +201,11 @@ class ReferenceStore:
             expected = file_hash(metadata, tokens, surprisal, entropy)
             if metadata["key"] != key or metadata["sha256"] != expected:
                 raise ValueError("its contents do not match their hash")
-            self._known[key] = Reference(
+            reference = Reference(
                 problem, tokens.to(device), int(metadata["n_prompt"]), surprisal.to(device), entropy.to(device),
                 metadata["stop"], float(metadata["correct"]), metadata["hash"],
             )  # fmt: skip
+            current = metadata.get("grading", "1") == str(GRADING_VERSION)
         except OSError as error:
             warn_once(f"references cannot be read from {self.folder} ({error.strerror or error}); they are made again.")
             return False
@@ -204,6 +214,10 @@ class ReferenceStore:
                 f"reference file {path} is damaged: {error}. Stored references must match the hash they carry. Delete "
                 "the file; it is made again when needed."
             ) from error
+        if current:
+            self._known[key] = reference
+        else:  # the text stands, its verdict may not
+            self._store(key, _reference(self.llm, problem, reference.n_prompt, *_columns(reference)))
         return True
 
 
@@ -333,6 +347,15 @@ def _reference(
     tokens, surprisal, entropy = tokens.clone(), surprisal.clone(), entropy.clone()
     surprisal[0] = entropy[0] = 0
     stop = "eos" if int(tokens[-1]) in llm.stop_ids else "length"
-    correct = grade(llm.decode(tokens[n_prompt:]), problem.answer, problem.graded)
-    hashed = decided_hash(llm.fingerprint, tokens, n_prompt, stop, correct)
-    return Reference(problem, tokens, n_prompt, surprisal, entropy, stop, correct, hashed)
+    correct, undecided = 0.0, None
+    try:
+        correct = grade(llm.decode(tokens[n_prompt:]), problem.answer, problem.graded)
+    except UndecidedError as error:
+        undecided = f"UndecidedError: the full cache's answer to {problem.id}: {error}"
+        logger.warning("%s", undecided)
+    hashed = decided_hash(llm.fingerprint, tokens, n_prompt, stop, math.nan if undecided else correct)
+    return Reference(problem, tokens, n_prompt, surprisal, entropy, stop, correct, hashed, undecided)
+
+
+def _columns(reference: Reference) -> tuple[Tensor, Tensor, Tensor]:
+    return reference.tokens, reference.surprisal, reference.entropy

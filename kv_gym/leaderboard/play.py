@@ -64,19 +64,27 @@ def play_cell(
 ) -> Iterator[tuple[SubmittedEpisode, Tensor | None]]:
     """Play episodes of a cell; an agent that raises fails what is left of it.
 
+    An answer that nobody could grade fails its episode.
+
     Yields:
         (Row, evicted slots [steps, L, H_kv, evict_every], None where nothing was evicted), as episodes end.
     """
     if not agent.evicts:
         for episode in episodes:
             record = full_cache_record(cell.llm, cell.config, episode.reference)
-            yield _row(cell, episode, record, *_full_slots(episode.reference)), None
+            if record.undecided:
+                yield _failed_row(cell, episode, record.undecided), None
+            else:
+                yield _row(cell, episode, record, *_full_slots(episode.reference)), None
         return
     mean = cell.config.budget + (cell.config.evict_every + 1) / 2  # slots are filled one by one after an eviction
     left = {id(episode): episode for episode in episodes}
     try:
         for episode, record, spent in play(cell.llm, cell.config, agent, episodes, width, evictions=True):
             del left[id(episode)]
+            if why := episode.reference.undecided or record.undecided:
+                yield _failed_row(cell, episode, why), None
+                continue
             row = _row(cell, episode, record, mean, cell.config.slots)
             seconds = {"seconds": round(spent.seconds, 6), "scoring_seconds": round(spent.scoring, 6)}
             yield row.model_copy(update=seconds), record.evicted

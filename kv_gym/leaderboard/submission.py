@@ -185,7 +185,7 @@ class SubmittedEpisode(_Model):
         kv_slots_mean, kv_slots_peak: Live slots per layer and KV head while writing.
         tokens_sha256: Of the generated token ids. `actions_sha256`: of the kept slots, step by step.
         seconds, scoring_seconds: Share of the wall time; None where nothing was timed.
-        failed: Class and message of what the agent raised.
+        failed: Class and message of what the agent raised, or why its answer could not be graded.
     """
 
     env_id: str = Text

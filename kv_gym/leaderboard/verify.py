@@ -373,7 +373,7 @@ def replay_findings(
             for code, theirs, here in (
                 ("replay.tokens", row.tokens_sha256, record.tokens_sha256),
                 ("replay.stop", row.stop, record.stop),
-                ("replay.correct", row.correct, record.correct),
+                ("replay.correct", row.correct, record.undecided or record.correct),
             ):  # fmt: skip
                 if theirs != here:
                     yield Finding(code, f"{row.key}: {theirs} was submitted, its actions lead to {here}.")

@@ -35,10 +35,14 @@ main("bench KVEvict-AIME-v0 --agent random --budget 64 --problems 2 --no-plot --
 """
 
 GRADE = r"""
-from kv_gym.problems import grading
-grading._BOOT = sys.argv[1] + grading._BOOT  # the worker lacks the same
-print(*(grading.same_answer(*pair, timeout=1.0) for pair in (
-    (r"\sqrt{16}", "4"), (r"\sqrt{16}", "5"), ("9^{9^{9^9}}-1", "4"), (r"\sqrt{16}", "4"))))
+from kv_gym.errors import UndecidedError
+from kv_gym.problems.grading import same_answer, worker
+worker._BOOT = sys.argv[1] + worker._BOOT  # the worker lacks the same
+for pair in ((r"\sqrt{16}", "4"), (r"\sqrt{16}", "5"), ("9^{9^{9^9}}-1", "4"), (r"\sqrt{16}", "4")):
+    try:
+        print(same_answer(*pair, cpu_seconds=0.3))  # without a timer for it: 3 s of wall time
+    except UndecidedError:
+        print("undecided")
 """
 
 needs_posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing to take away")
@@ -61,4 +65,4 @@ def test_a_benchmark_runs_without_posix(tmp_path: Path) -> None:
 
 @needs_posix
 def test_answers_are_compared_without_posix(tmp_path: Path) -> None:
-    assert run(GRADE, tmp_path).split() == ["True", "False", "False", "True"]
+    assert run(GRADE, tmp_path).split() == ["True", "False", "undecided", "True"]

@@ -33,7 +33,7 @@ from kv_gym.engine.episodes import EpisodeBatch, is_playable
 from kv_gym.engine.measures import result_columns
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.engine.slots import SlotView
-from kv_gym.errors import BudgetError, ConfigError, UnknownNameError
+from kv_gym.errors import BudgetError, ConfigError, UndecidedError, UnknownNameError
 from kv_gym.files import InUseError
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
@@ -268,6 +268,40 @@ def test_answers_are_graded(small: Bench, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert sorted((row.problem, row.correct, row.correct_full) for row in rows) == [
         ("aime/test/0/0", True, False), ("aime/test/0/1", False, False), ("aime/test/0/2", True, False),
     ]  # fmt: skip
+
+
+def undecided(text: str, gold: str, graded: str) -> float:
+    raise UndecidedError("comparing took over 2 s")
+
+
+def test_an_answer_without_a_verdict_fails_its_episode(
+    small: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    golds = [text.problem.answer for text in references(small)]
+    monkeypatch.setattr(
+        "kv_gym.engine.episodes.grade",
+        lambda text, gold, graded: 1.0 if gold != golds[1] else undecided(text, gold, graded),
+    )
+    result = run_bench(replace(small, modes=["generate"]), tmp_path / "rows.jsonl")
+    rows = sorted(result.rows, key=lambda row: row.problem)
+    why = "UndecidedError: the answer to aime/test/0/1: comparing took over 2 s"
+    assert [row.failed for row in rows] == [None, why, None]
+    assert [row.correct for row in rows] == [1.0, None, 1.0] and rows[1].n_tokens is None
+    assert run_bench(replace(small, modes=["generate"]), tmp_path / "rows.jsonl").n_new == 0
+
+
+def test_a_full_cache_without_a_verdict_fails_all_episodes_of_its_problem(
+    small: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KV_GYM_CACHE", str(tmp_path / "references"))
+    monkeypatch.setattr("kv_gym.engine.reference.grade", undecided)
+    bench = replace(small, agents=[FullCache(), Random()], problems=1)
+    rows = run_bench(bench, tmp_path / "rows.jsonl").rows
+    why = "UndecidedError: the full cache's answer to aime/test/0/0: comparing took over 2 s"
+    assert len(rows) > 2 and {row.failed for row in rows} == {why}
+    assert {(row.correct, row.correct_full) for row in rows} == {(None, 0.0)}
+    monkeypatch.setattr("kv_gym.engine.reference.grade", lambda text, gold, graded: 0.0)
+    assert {row.failed for row in run_bench(bench, tmp_path / "others.jsonl").rows} == {None}
 
 
 def test_a_raising_agent_is_recorded_and_the_next_cell_goes_on(small: Bench, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from kv_gym.config import make_config
 from kv_gym.engine.reference import ANSWER_CALL, ReferenceStore, answer_length, answer_start, traced_tokens
-from kv_gym.errors import ReferenceFileError
+from kv_gym.errors import ReferenceFileError, UndecidedError
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.loading import load_llm
 from kv_gym.problems import Problem, problem_source
@@ -141,3 +141,42 @@ def test_a_share_is_read_back_exactly(config, tmp_path, monkeypatch):
     (made,) = ReferenceStore(llm, config, tmp_path).get(PROBLEMS[:1])
     (read,) = ReferenceStore(llm, config, tmp_path).get(PROBLEMS[:1])
     assert made.correct == read.correct == 1 / 3
+
+
+def undecided(text, answer, graded):
+    raise UndecidedError("it took too long")
+
+
+def test_without_a_verdict_a_reference_is_not_stored(config, tmp_path, monkeypatch):
+    llm = load_llm(config.model)
+    monkeypatch.setattr("kv_gym.engine.reference.grade", undecided)
+    store = ReferenceStore(llm, config, tmp_path)
+    (made,) = store.get(PROBLEMS[:1])
+    assert made.correct == 0 and made.undecided == (
+        f"UndecidedError: the full cache's answer to {PROBLEMS[0].id}: it took too long"
+    )
+    assert store.get(PROBLEMS[:1])[0] is made and list(tmp_path.rglob("*.safetensors")) == []
+    monkeypatch.setattr("kv_gym.engine.reference.grade", lambda text, answer, graded: 0.0)
+    (wrong,) = ReferenceStore(llm, config, tmp_path).get(PROBLEMS[:1])
+    assert wrong.undecided is None and torch.equal(wrong.tokens, made.tokens)
+    assert wrong.hash != made.hash, "no verdict is not the verdict that it is wrong"
+
+
+def test_a_verdict_by_other_rules_is_made_again(config, tmp_path, monkeypatch):
+    llm, asked = load_llm(config.model), []
+
+    def judged(text, answer, graded):
+        asked.append(answer)
+        return 1.0 if len(asked) == 1 else 0.0
+
+    monkeypatch.setattr("kv_gym.engine.reference.grade", judged)
+    monkeypatch.setattr("kv_gym.engine.reference.GRADING_VERSION", 1)
+    (first,) = ReferenceStore(llm, config, tmp_path).get(PROBLEMS[:1])
+    (same,) = ReferenceStore(llm, config, tmp_path).get(PROBLEMS[:1])
+    assert len(asked) == 1 and same.hash == first.hash
+    monkeypatch.setattr("kv_gym.engine.reference.GRADING_VERSION", 2)
+    (again,) = ReferenceStore(llm, config, tmp_path).get(PROBLEMS[:1])
+    assert (first.correct, again.correct, len(asked)) == (1.0, 0.0, 2)
+    assert torch.equal(again.tokens, first.tokens) and torch.equal(again.surprisal, first.surprisal)
+    (kept,) = ReferenceStore(llm, config, tmp_path).get(PROBLEMS[:1])
+    assert len(asked) == 2 and kept.correct == 0.0 and kept.hash == again.hash

@@ -23,7 +23,15 @@ from stable_baselines3.common.logger import configure
 import kv_gym  # noqa: F401
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.envs.eviction_env import KVEvictEnv
-from kv_gym.errors import ActionError, BudgetError, ConfigError, ReferenceFileError, ScoreError, UnknownNameError
+from kv_gym.errors import (
+    ActionError,
+    BudgetError,
+    ConfigError,
+    ReferenceFileError,
+    ScoreError,
+    UndecidedError,
+    UnknownNameError,
+)
 from kv_gym.registry import env_ids
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -251,6 +259,18 @@ def test_success_and_reward_come_at_the_end(score: float, monkeypatch: pytest.Mo
         assert reward == pytest.approx(3 * terms["correct"] - terms["loss_spike"] / 2 - terms["attention_spike"] / 4)
     assert last[4]["reward_terms"]["correct"] == score
     assert env.reset()[1]["is_success"] is False
+
+
+def test_an_answer_without_a_verdict_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def undecided(text: str, answer: str, graded: str) -> float:
+        raise UndecidedError("comparing took over 2 s")
+
+    monkeypatch.setattr("kv_gym.engine.episodes.grade", undecided)
+    *_, (_, _, terminated, truncated, info) = finish(make(w_correct=3.0))
+    assert (terminated or truncated) and info["is_success"] is False and info["reward_terms"]["correct"] == 0
+    assert "comparing took over 2 s" in caplog.text
 
 
 def test_stop_token_terminates_and_length_truncates() -> None:

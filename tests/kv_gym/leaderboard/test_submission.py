@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 
 from kv_gym.bench.progress import Silent
 from kv_gym.commands import main as cli
-from kv_gym.errors import ConfigError
+from kv_gym.errors import ConfigError, UndecidedError
 from kv_gym.leaderboard import submit
 from kv_gym.leaderboard.actions import actions_hash, pack_actions, unpack_actions
 from kv_gym.leaderboard.files import FileRefused, parse_json, read_bounded, unpack
@@ -439,6 +439,36 @@ def test_the_full_cache_and_failures_are_submissions_too(
         assert found.accuracy == (1.0 if slug == "full" else 0.0)
     failed = read_submission(folder).episodes[0].failed
     assert failed is not None and failed.startswith("ValueError: two lines  xxx")
+
+
+def test_an_answer_without_a_verdict_is_a_failure_of_its_episode(
+    protocol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def undecided(text: str, gold: str, graded: str) -> float:
+        raise UndecidedError("comparing took over 2 s")
+
+    monkeypatch.setattr(submit, "check_alone", lambda *_: None)
+    (tmp_path / "mine.py").write_text(MINE)
+    with monkeypatch.context() as patch:
+        patch.setattr("kv_gym.engine.episodes.grade", undecided)
+        entry = Entry(f"{tmp_path / 'mine.py'}:Mine", {}, HEADING)
+        folder = make_submission(entry, read_protocol(protocol), tmp_path, Silent())
+    assert codes(folder, protocol) == []
+    rows = read_submission(folder).episodes
+    assert all(row.failed == f"UndecidedError: the answer to {row.problem}: comparing took over 2 s" for row in rows)
+    assert {(row.correct, row.steps) for row in rows} == {(0.0, 0)}
+
+
+def test_a_score_that_cannot_be_graded_here_is_told(
+    submission: Path, protocol: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def undecided(text: str, gold: str, graded: str) -> float:
+        raise UndecidedError("comparing took over 2 s")
+
+    monkeypatch.setattr("kv_gym.engine.episodes.grade", undecided)
+    verdict = check_submission(submission, read_protocol(protocol), "replay", Silent(), sample=2, seed=0)
+    assert {finding.code for finding in verdict.findings} == {"replay.correct"}
+    assert all("its actions lead to UndecidedError" in finding.detail for finding in verdict.findings)
 
 
 def test_the_protocol_says_what_is_wrong(tmp_path: Path) -> None:

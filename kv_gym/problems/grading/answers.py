@@ -1,0 +1,221 @@
+r"""Decide whether two answers are the same; runs in the worker, as sympy may take long.
+
+    two texts -> tidy -> lists, in each reading of their commas -> items without unit and name -> words or mathematics
+
+What makes two answers equal is said in docs/grading.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from kv_gym.problems.grading import mathematics
+from kv_gym.problems.grading.numbers import based_number, plain_number, without_thousands
+from kv_gym.problems.grading.spelling import depths, tidy
+from kv_gym.problems.grading.units import Unit, split_unit
+from kv_gym.problems.grading.words import as_words, means_empty_set, spoken
+
+_INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|neq)(?![A-Za-z])")
+_MEMBER = re.compile(r"^[A-Za-z](?:_\{?[0-9A-Za-z]+\}?)? ?\\in(?![A-Za-z]) ?")
+_PLUS_MINUS = re.compile(r"\\[pm][mp](?![A-Za-z])")
+_OR, _AND = re.compile(r" ?\\lor(?![A-Za-z]) ?"), re.compile(r" ?\\land(?![A-Za-z]) ?")
+# What an equation says something of: x, x_1, P(A), f(2), m+n, (x,y).
+_NAME = re.compile(r"(?:[^0-9=<>!:_^]|_\{?[0-9A-Za-z,]+\}?|(?<=[A-Za-z]\()[0-9]+(?=\)))*")
+_CHOICE = re.compile(r"(?:\\[a-z]+ ?\{ ?)?\(([A-Z])\)(?: ?\})? (?![-+*/=<>^]|\\(?:cdot|times|cup|cap|div))")
+_VARIABLE = re.compile(r"[A-Za-z](?:_\{?[0-9A-Za-z]+\}?)?|[A-Za-z]\([A-Za-z0-9]\)")
+_TWO_NUMBERS = re.compile(r"[0-9] [0-9]+(?![0-9]| ?/)")  # "10 4" would be read as 10 + 4
+
+
+def same(answer: str, gold: str) -> bool:
+    """Say whether an answer means the same as the gold one. What cannot be understood is not the same."""
+    answer, gold = tidy(answer), tidy(gold)
+    if answer == gold:
+        return True
+    return any(_same_as_read(said, wanted) for wanted in _readings(gold, True) for said in _readings(answer, False))
+
+
+def _same_as_read(answer: str, gold: str) -> bool:
+    try:
+        return _same_lists(answer, gold)
+    except MemoryError:  # ends the worker: nobody knows
+        raise
+    except Exception:  # what cannot be parsed or compared is not the answer
+        return False
+
+
+def _readings(text: str, gold: bool) -> list[str]:
+    """``1,234`` is a number, or two. A bare gold one is a number; in brackets, or from an LLM, it may be either."""
+    number = without_thousands(text)
+    if number == text or (gold and text[:1] not in ("(", "[", "{", "\\")):
+        return [number]
+    return [number, text]
+
+
+# --- Lists -------------------------------------------------------------------------------------------------------
+
+
+def _same_lists(answer: str, gold: str) -> bool:
+    if _INEQUALITY.search(gold) or _INEQUALITY.search(answer):
+        return _same_ranges(answer, gold)
+    said, wanted = _items(answer), _items(gold)
+    if len(said) == len(wanted) == 1:
+        return _same_items(said[0], wanted[0])
+    if len(said) > 1 and len(wanted) > 1:
+        return mathematics.matched(said, wanted, _same_items)
+    return mathematics.same(_collected(said), _collected(wanted))
+
+
+def _items(text: str) -> list[str]:
+    r"""Split ``x=1, x=2`` or ``1 \lor 2``, not inside brackets; ``1 \pm 2`` are two, unless in a set."""
+    items = [item.strip() for item in split(_AND.sub(", ", _OR.sub(", ", text)))]
+    return [item for both in items for item in _signs(both)]
+
+
+def _signs(text: str) -> list[str]:
+    if "\\{" in text or not _PLUS_MINUS.search(text):
+        return [text]
+    upper = text.replace("\\pm", "+").replace("\\mp", "-")
+    return [upper, text.replace("\\pm", "-").replace("\\mp", "+")]
+
+
+def split(text: str) -> list[str]:
+    """Split at commas outside all brackets."""
+    parts, start = [], 0
+    for place, (character, depth) in enumerate(zip(text, depths(text), strict=True)):
+        if depth == 0 and character == ",":
+            parts.append(text[start:place])
+            start = place + 1
+    return [*parts, text[start:]]
+
+
+def _brackets(text: str) -> str:
+    """The kind of a list in brackets, ``()`` or ``[)``; "" for anything else."""
+    found = depths(text)
+    whole = text[:1] in ("(", "[") and text[-1:] in (")", "]") and 0 not in found[:-1]
+    return text[0] + text[-1] if whole and len(split(text[1:-1])) > 1 else ""
+
+
+def _collected(items: list[str]) -> Any:
+    """The value of a single item, or a `mathematics.Several` of items."""
+    values = tuple(mathematics.parse(_value(split_unit(item)[0])) for item in items)
+    return values[0] if len(values) == 1 else mathematics.Several(values)
+
+
+# --- Single answers ----------------------------------------------------------------------------------------------
+
+
+def _same_items(answer: str, gold: str) -> bool:
+    """Compare two answers that are no lists: words, equations or values."""
+    if answer == gold:
+        return True
+    said, wanted = as_words(answer), as_words(gold)
+    choice = _CHOICE.match(answer)  # of "(B) 5", where a letter is asked for
+    if choice and choice[1] in gold and (wanted or spoken(gold)) == choice[1].casefold():
+        return True
+    if said is not None or wanted is not None:
+        return _same_words(said, answer, wanted, gold)
+    sides, gold_sides = _sides(answer), _sides(gold)
+    if len(sides) > 1 and len(gold_sides) > 1 and sides[0] != gold_sides[0]:
+        return mathematics.same_equations(sides, gold_sides)
+    return all(_same_quantities(side, _value(gold)) for side in _claims(sides))
+
+
+def _same_words(said: str | None, answer: str, wanted: str | None, gold: str) -> bool:
+    if "\\emptyset" in (answer.strip(), gold.strip()):
+        return means_empty_set(said or wanted or "")
+    first, second = said or spoken(answer), wanted or spoken(gold)
+    return first == second != ""
+
+
+def _same_quantities(answer: str, gold: str) -> bool:
+    """Compare values with their units; ``2 mg`` may be a product, too."""
+    (said, unit), (wanted, gold_unit) = split_unit(answer), split_unit(gold)
+    if _same_measures(said, unit, wanted, gold_unit):
+        return True
+    bare = (unit and unit.bare) or (gold_unit and gold_unit.bare)
+    return bool(bare) and _same_values(answer, gold, Fraction(1))
+
+
+def _same_measures(answer: str, unit: Unit | None, gold: str, gold_unit: Unit | None) -> bool:
+    """Compare values without their units; one that is not there is the other's."""
+    factor = Fraction(1)
+    if unit and gold_unit:
+        if unit.kinds != gold_unit.kinds:
+            return False
+        factor = unit.factor / gold_unit.factor
+    if ("\\%" in answer) != ("\\%" in gold) and not (
+        unit or gold_unit
+    ):  # 50\% is 0.5, and 50 where only one side has the sign
+        numbers = answer.replace("\\%", ""), gold.replace("\\%", "")
+        if _same_values(*numbers, factor):
+            return True
+    return _same_values(answer, gold, factor)
+
+
+def _same_values(answer: str, gold: str, factor: Fraction) -> bool:
+    """Compare numbers and formulas; `answer` is in units of `factor` times those of `gold`."""
+    kind, gold_kind = _brackets(answer), _brackets(gold)
+    if not answer or _TWO_NUMBERS.search(answer) or (kind and gold_kind and kind != gold_kind):
+        return False
+    based, gold_based = based_number(answer), based_number(gold)
+    if gold_based:
+        return based == gold_based or (based is None and answer.casefold() == gold_based[0])  # it may be left out
+    if based:
+        answer = str(int(*based))
+    left, right = plain_number(answer), plain_number(gold)
+    if left is not None and right is not None:
+        return left * factor == right
+    return mathematics.same(mathematics.scaled(mathematics.parse(answer), factor), mathematics.parse(gold))
+
+
+# --- Equations ---------------------------------------------------------------------------------------------------
+
+
+def _sides(text: str) -> list[str]:
+    """The sides of ``x = 8/2 = 4``, the name first: ``5 = x`` says the same as ``x = 5``."""
+    text = _MEMBER.sub("", text)
+    sides = [side.strip() for side in _split_equations(text)]
+    first_names = _NAME.fullmatch(sides[0]) and (_VARIABLE.fullmatch(sides[0]) or not _VARIABLE.fullmatch(sides[-1]))
+    if len(sides) > 1 and not first_names and _NAME.fullmatch(sides[-1]):
+        sides = [sides[-1], *sides[:-1]]
+    return sides
+
+
+def _split_equations(text: str) -> Iterator[str]:
+    start = 0
+    for place, (character, depth) in enumerate(zip(text, depths(text), strict=True)):
+        if character == "=" and depth == 0 and text[place - 1 : place] not in ("<", ">", "!", ":"):
+            yield text[start:place]
+            start = place + 1
+    yield text[start:]
+
+
+def _claims(sides: list[str]) -> list[str]:
+    """What is claimed to be the value: all sides but a name. ``14 = 4`` must not count as 4."""
+    return sides[1:] if len(sides) > 1 and _NAME.fullmatch(sides[0]) else sides
+
+
+def _value(text: str) -> str:
+    """The last side of ``x = 4``; an equation such as ``2x + y = 4`` stays."""
+    sides = _sides(text)
+    return " = ".join(sides) if len(sides) == len(_claims(sides)) else sides[-1]
+
+
+# --- Inequalities ------------------------------------------------------------------------------------------------
+
+
+def _same_ranges(answer: str, gold: str) -> bool:
+    """Compare ``x < 3`` with ``3 > x`` and with an interval."""
+    return mathematics.same(_range(answer), _range(gold))
+
+
+def _range(text: str) -> Any:
+    if not _INEQUALITY.search(text):
+        return _collected([_MEMBER.sub("", text)])
+    either = [
+        mathematics.both([mathematics.parse(part) for part in split(_AND.sub(",", side))]) for side in _OR.split(text)
+    ]
+    return mathematics.either(either)

@@ -1,0 +1,92 @@
+r"""Numbers as people and LLMs write them: read the plain ones exactly, spell the others as LaTeX."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_UNSIGNED = r"(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})"
+_PLAIN = re.compile(rf"([+-]?)\s*(?:([0-9]{{1,18}})\s+)?([+-]?{_UNSIGNED})(?:\s*/\s*([+-]?{_UNSIGNED}))?\s*(\\?%)?")
+_PLAIN_FRAC = re.compile(rf"\\[dtc]?frac\s*\{{\s*([+-]?{_UNSIGNED})\s*\}}\s*\{{\s*([+-]?{_UNSIGNED})\s*\}}")
+
+
+def plain_number(text: str) -> Fraction | None:
+    r"""Read ``042``, ``-0.5``, ``1/2``, ``\frac{1}{2}``, ``1 1/2`` or ``50\%``; None for anything else."""
+    if len(text) <= 18 and text.isascii() and text.isdigit():  # most answers; the rest is ten times as slow
+        return Fraction(int(text))
+    match = _PLAIN.fullmatch(_PLAIN_FRAC.sub(r" \1/\2", text).strip())
+    if match is None:
+        return None
+    sign, whole, top, bottom, percent = match.groups()
+    if whole and (bottom is None or top[0] in "+-"):  # "10 4" is not a number, "1 -1/2" not a mixed one
+        return None
+    if bottom is not None and Fraction(bottom) == 0:
+        return None
+    value = Fraction(whole or 0) + Fraction(top) / Fraction(bottom or 1)
+    return value * (-1 if sign == "-" else 1) / (100 if percent else 1)
+
+
+# The digits that repeat: 0.\overline{3}, 0.1\bar6, 0.\dot{1}4285\dot{7}, 0.(3); but 0.1(6) may be a product.
+_REPEATING = re.compile(
+    r"(?<![0-9.])([0-9]{0,18})\.([0-9]{0,18})(?:\\(?:overline|bar) ?(?:\{ ?([0-9]{1,18}) ?\}|([0-9]))"
+    r"|\\dot ?\{?([0-9])\}?(?:([0-9]{0,16})\\dot ?\{?([0-9])\}?)?|(?<=\.)\(([0-9]{1,18})\))(?![0-9])"
+)
+
+
+def spell_repeating(text: str) -> str:
+    r"""Write repeating decimals as fractions: ``0.1\overline{6}`` as ``\frac{15}{90}``."""
+
+    def fraction(match: re.Match[str]) -> str:
+        whole, fixed, *repeated = match.groups(default="")
+        period = "".join(repeated)
+        nines, zeros = 10 ** len(period) - 1, 10 ** len(fixed)
+        top = (int(whole or 0) * zeros + int(fixed or 0)) * nines + int(period)
+        return rf"\frac{{{top}}}{{{nines * zeros}}}"
+
+    return _REPEATING.sub(fraction, text)
+
+
+_SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9.}\\])([0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE]([+-]?[0-9]{1,4})(?![0-9A-Za-z.^_])")
+_LARGE = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_LARGE_WORD = re.compile(
+    rf"(?<=[0-9}}]) ?(?:\\(?:text|mbox|mathrm) ?\{{ ?)?({'|'.join(_LARGE)})(?![A-Za-z])(?: ?\}}| ([A-Za-z ]*\}}))?"
+)
+
+
+def spell_powers_of_ten(text: str) -> str:
+    r"""Write ``1e3`` as ``1\cdot 10^{3}`` and ``4 million`` as ``4\cdot 10^{6}``."""
+    text = _SCIENTIFIC.sub(lambda match: rf"{match[1]}\cdot 10^{{{int(match[2])}}}", text)
+
+    def power(match: re.Match[str]) -> str:
+        rest = rf"\text{{ {match[2]}" if match[2] else ""  # a unit in the same group
+        return rf"\cdot 10^{{{_LARGE[match[1]]}}}{rest}"
+
+    return _LARGE_WORD.sub(power, text)
+
+
+_GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
+_SPACED = re.compile(r"[+-]?[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]+)?")
+
+
+def without_thousands(text: str) -> str:
+    """Read ``1,234`` as one number, also inside a list; ``1 234`` only where nothing else is there."""
+    text = _GROUPED.sub(lambda match: match[0].replace(",", ""), text)
+    return text.replace(" ", "") if _SPACED.fullmatch(text) else text
+
+
+_BASED = re.compile(r"([0-9A-Za-z]{1,60}) ?_ ?(?:\{ ?(?:\\text ?\{ ?)?([0-9]{1,2}|[a-z]+) ?\}{1,2}|([0-9]))")
+_SMALL = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_BASES = {name: base for base, name in enumerate(_SMALL, start=2)} | {"sixteen": 16}
+
+
+def based_number(text: str) -> tuple[str, int] | None:
+    """Read ``204_5``: its digits and its base, 2 to 36; None for anything else, such as ``x_5`` or ``a_{n}``."""
+    match = _BASED.fullmatch(text)
+    if match is None or not match[1][0].isdigit():
+        return None
+    said = match[2] or match[3]
+    base = int(said) if said.isdigit() else _BASES.get(said, 0)
+    try:
+        return (match[1].lower(), base) if 2 <= base <= 36 and int(match[1], base) >= 0 else None
+    except ValueError:  # a digit that the base does not have
+        return None
