@@ -16,7 +16,7 @@ from kv_gym.errors import ConfigError, UnknownNameError
 from kv_gym.problems import problem_count, problem_source, source_entries, source_kind
 from kv_gym.problems.grading import same_answer
 from kv_gym.problems.hub import AIME24, GSM8K, MATH500, HubSet, math_rollouts
-from kv_gym.problems.recorded import INSTRUCTION, RecordedSource, read_file
+from kv_gym.problems.recorded import INSTRUCTION, RecordedSource, read_file, survey_rows
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 Write = Callable[..., Path]
@@ -68,11 +68,14 @@ def test_an_environment_has_no_more_problems_than_its_set(write: Write) -> None:
     [
         ("{", r"mine\.jsonl, line 1 is not JSON"),
         ("[1]\n", r"mine\.jsonl, line 1 is not a JSON object"),
-        ({"problem": "p"}, "mine/0: a row needs a question .* this one has problem"),
-        ({"answer": "1"}, "mine/0: a row needs a question"),
+        (
+            {"problem": "p"},
+            r"none of its 1 rows .*without an answer .*\(line 1\)\. The first row has the fields problem\.",
+        ),
+        ({"answer": "1"}, r"mine\.jsonl, line 1: a row needs a question"),
         ("", "'mine' has no rows"),
-        ({"problem": "p", "answer": "abc ####"}, "mine/0: an answer of 0 characters"),
-        ({"problem": "p", "answer": "1" * 201}, "mine/0: an answer of 201 characters"),
+        ({"problem": "p", "answer": "abc ####"}, "1 without an answer that can be graded"),
+        ({"problem": "p", "answer": "1" * 201}, "1 with an answer of more than 200 characters"),
         ('{"problem": "p", "answer": ' + "9" * 5000 + "}", "line 1 is not JSON"),
         ("[" * 100_000, "line 1 is not JSON"),
     ],
@@ -152,7 +155,7 @@ def test_math_rollouts_reads_a_folder_a_problem(monkeypatch: pytest.MonkeyPatch,
             return list(files)
 
     stand_in(monkeypatch, "huggingface_hub", HfApi=Api, hf_hub_download=download)
-    source = RecordedSource("traces", math_rollouts(HubSet("some", "some/repo")))
+    source = RecordedSource(survey_rows("traces", math_rollouts(HubSet("some", "some/repo"))))
     assert [source.problem("test", 0, i).id for i in range(source.size("test"))] == [
         "traces/correct_base_solution/problem_7", "traces/incorrect_base_solution/problem_7",
     ]  # fmt: skip
