@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kv_gym.commands.console import console, say
-from kv_gym.commands.options import parse_settings
+from kv_gym.commands.options import parse_pairs
 
 if TYPE_CHECKING:
     from kv_gym.config import EnvConfig
@@ -53,7 +53,7 @@ def problems(
         raise ConfigError("--set changes an environment, and none is named. Add --env, such as --env KVEvict-AIME-v0.")
     config = None
     if env_id is not None:
-        own = parse_settings(settings or []) | {"problems": str(file)} | ({} if model is None else {"model": model})
+        own = parse_pairs(settings or []) | {"problems": str(file)} | ({} if model is None else {"model": model})
         config = make_config(env_id, **own)
     survey = survey_file(file, config is not None and config.needs_trace, strict=False)
     facts = _facts(file, survey)

@@ -95,7 +95,7 @@ def _content(turn: Mapping[str, Any], column: str) -> str:
 def _part(part: Any, column: str) -> str:
     text = part.get("text") if isinstance(part, dict) else part
     if not isinstance(text, str):
-        kind = str(part.get("type"))[:40] if isinstance(part, dict) else type(part).__name__
+        kind = repr(part.get("type"))[:40] if isinstance(part, dict) else type(part).__name__
         raise ProblemFileError(f"{column} has a turn with a part that is not text ({kind}). Only text can be asked.")
     return text
 

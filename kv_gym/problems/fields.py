@@ -26,7 +26,7 @@ ANSWER = (
     "answer", "gt_answer", "final_answer", "expected_answer", "ground_truth", "reward_model.ground_truth", "target",
     "output", *SOLUTIONS,
 )  # fmt: skip
-RECORDINGS = ("reasoning_content", "reasoning", "generation", "generations")
+RECORDINGS = ("reasoning_content", "reasoning", "generation", "generations", "generated_solution")
 TEXTS = ("completion", "response", "output", *CONVERSATIONS, "solution")
 """Texts that may be a chain of thought: those are that mark a thought, or are too long for an answer."""
 TRACE = ("trace", *RECORDINGS, *TEXTS)
@@ -82,7 +82,7 @@ class Fields:
     def __init__(self, row: Row) -> None:
         self._known: dict[str, tuple[str, Any]] = {}
         for column, value in row.items():
-            name = known_name(column)
+            name, column = known_name(column), column.strip()
             other = self._known.get(name)
             if other is not None and not _missing(other[1]) and not _missing(value) and other[1] != value:
                 raise ProblemFileError(f"{other[0]!r} and {column!r} are one name and say different things. Drop one.")
@@ -115,8 +115,6 @@ class Fields:
 
 def known_name(column: str) -> str:
     """`groundTruth`, `Ground Truth` and `GROUND-TRUTH` are `ground_truth`."""
-    if not isinstance(column, str):
-        raise ProblemFileError(f"a column is called {column!r}. Name columns by text.")
     return re.sub(r"[\s-]", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", column.strip())).lower()
 
 

@@ -140,7 +140,7 @@ def _json(path: Path) -> Iterator[tuple[int, Row]]:
     if isinstance(found, dict):
         lists = [key for key, value in found.items() if isinstance(value, list)]
         if len(lists) != 1:
-            which = f"has the lists {', '.join(lists)[:200]}" if lists else "has none"
+            which = f"has the lists {', '.join(map(repr, lists))[:200]}" if lists else "has none"
             raise ProblemFileError(f"{path} must be a list of problems, or an object with one list; it {which}.")
         found = found[lists[0]]
     if not isinstance(found, list):
@@ -171,7 +171,9 @@ def _csv(path: Path) -> Iterator[tuple[int, Row]]:
         try:
             names = next(reader, [])
             if not all(names) or len(set(names)) < len(names):
-                raise ProblemFileError(f"{path}, line 1 must name each column, with different names; it has {names}.")
+                raise ProblemFileError(
+                    f"{path}, line 1 must name each column, with different names; it has {str(names)[:300]}."
+                )
             number = reader.line_num + 1
             for cells in reader:
                 if cells and len(cells) != len(names):

@@ -55,7 +55,7 @@ class Survey:
         columns: What became `problem`, `answer` and `trace`, and was `passed over` as an answer: rows by column.
         left_out: Numbers of the rows that are no problems, by what they have or lack.
         wrong: (Number, message) of the rows that cannot be read, where `strict` is off.
-        seen: Columns of the first row.
+        seen: Columns of the first row, for people.
         numbers: Number of the row of each problem, by its id.
     """
 
@@ -67,7 +67,7 @@ class Survey:
     columns: dict[str, Counter[str]] = field(default_factory=dict)
     left_out: dict[str, list[int]] = field(default_factory=dict)
     wrong: list[tuple[int, str]] = field(default_factory=list)
-    seen: tuple[str, ...] = ()
+    seen: str = ""
     numbers: dict[str, int] = field(default_factory=dict)
 
     def add(self, number: int, row: Row) -> None:
@@ -78,14 +78,12 @@ class Survey:
         """
         place_in_set = self.n_rows
         self.n_rows += 1
-        self.seen = self.seen or tuple(map(str, row))
+        self.seen = self.seen or named(row)
         fields = Fields(row)
         reading = understand(fields, self.traces)
         self._count(reading)
         if not reading.question.text:
-            raise ProblemFileError(
-                f"a row needs a question ({', '.join(QUESTION)}); this one has {', '.join(row)[:300] or 'nothing'}."
-            )
+            raise ProblemFileError(f"a row needs a question ({', '.join(QUESTION)}); this one has {named(row)}.")
         split = _split(fields)
         problem_id = f"{self.name}/{fields.label(NAME) or place_in_set}"
         try:
@@ -119,6 +117,11 @@ class Survey:
 def shown(numbers: list[int]) -> str:
     """The first of some numbers: `1, 2, 3, ...`."""
     return ", ".join(map(str, numbers[:SHOWN_PLACES])) + (", ..." if len(numbers) > SHOWN_PLACES else "")
+
+
+def named(row: Row) -> str:
+    """The columns of a row, for people; a stranger's names may hold anything."""
+    return ", ".join(map(repr, row))[:300] or "nothing"
 
 
 def _split(fields: Fields) -> str:
@@ -203,9 +206,8 @@ def none_left(survey: Survey) -> str:
         "writes by itself.",
     }
     return (
-        f"problem set {survey.name!r}: none of its {survey.n_rows:,} rows can be played: {survey.reasons()}. The "
-        f"first row has the fields {', '.join(survey.seen)[:300]}. "
-        + " ".join(fixes[reason] for reason in survey.left_out)
+        f"problem set {survey.name!r}: none of its rows can be played: {survey.reasons()}. The "
+        f"first row has {survey.seen}. " + " ".join(fixes[reason] for reason in survey.left_out)
     )
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kv_gym.errors import ProblemFileError
 from kv_gym.problems import Problem
-from kv_gym.problems.fields import Fields, boxed, known_name, understand
+from kv_gym.problems.fields import ANSWER, NAME, QUESTION, TRACE, Fields, boxed, known_name, understand
 from kv_gym.problems.recorded import INSTRUCTION, LONG_ANSWER, NO_ANSWER, NO_TRACE, RecordedSource, survey_rows
 
 Q, A = {"problem": "1 + 1?"}, {"answer": "2"}
 LONG = "First I add one and one. " * 20
+THOUGHT = "<|begin_of_thought|>\n\nOne more.\n\n<|end_of_thought|>"
+SOLUTION = "<|begin_of_solution|>\\boxed{2}<|end_of_solution|>"
 SHAREGPT = [
     {"from": "system", "value": "You are good at sums."}, {"from": "human", "value": "1 + 1?"},
-    {"from": "gpt", "value": "<|begin_of_thought|>\n\nOne more.\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\\boxed{2}<|end_of_solution|>"},
-]  # fmt: skip  # noqa: E501
+    {"from": "gpt", "value": f"{THOUGHT}\n\n{SOLUTION}"},
+]  # fmt: skip
 CHAT = [
     {"role": "user", "content": "1 + 1?"},
     {"role": "assistant", "content": "<think>One more.</think>So \\boxed{2}"},
@@ -49,8 +53,9 @@ ANSWERS: dict[str, tuple[str, Any]] = {
     "final_answer": ("Final Answer", ["2"]), "expected_answer": ("expected_answer", "2"),
     "ground_truth": ("groundTruth", " 2 "), "reward_model": ("reward_model", {"ground_truth": "2", "style": "rule"}),
     "target": ("target", "2"), "output": ("output", "2"), "a boxed output": ("output", LONG + "\\boxed{2}"),
-    "solution": ("solution", "1 and 1 is \\boxed{2}."), "boxed": ("answer", "$\\boxed{2}$"), "messages": ("messages", CHAT),
-    "conversations": ("conversations", SHAREGPT), "behind a mark": ("answer", "1 and 1\n#### 2"),
+    "solution": ("solution", "1 and 1 is \\boxed{2}."), "boxed": ("answer", "$\\boxed{2}$"),
+    "messages": ("messages", CHAT), "conversations": ("conversations", SHAREGPT),
+    "behind a mark": ("answer", "1 and 1\n#### 2"),
 }  # fmt: skip
 
 
@@ -67,6 +72,7 @@ TRACES: dict[str, tuple[str, Any, str]] = {
     "generation": ("generation", "<think>\nOne more.\n</think>\nTwo.", "One more.\n\nTwo."),
     "the opening mark in the prompt": ("generation", "One more.\n</think>\n\nTwo.", "One more.\n\nTwo."),
     "generations": ("generations", ["One more.", "No."], "One more."),
+    "generated_solution": ("Generated solution", "One more.", "One more."),
     "completion": ("completion", LONG, LONG.strip()),
     "completion of turns": ("completion", [{"role": "assistant", "content": LONG}], LONG.strip()),
     "response": ("response", "<think>One more.</think>", "One more."),
@@ -94,7 +100,7 @@ def test_a_trace_is_found_under_its_name(kind: str) -> None:
     ("response", {"text": LONG}), ("messages", [{"role": "user", "content": "x"}]), ("generation", "<think></think>"),
 ])  # fmt: skip
 def test_a_short_text_is_no_trace(name: str, value: Any) -> None:
-    with pytest.raises(ProblemFileError, match=f"none of its 1 rows can be played: 1 {NO_TRACE} \\(row 1\\)"):
+    with pytest.raises(ProblemFileError, match=f"none of its rows can be played: 1 {NO_TRACE} \\(row 1\\)"):
         read({**Q, **A, name: value}, traces=True)
 
 
@@ -161,10 +167,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "nested": (Q | {"answer": [["1"]]}, "answer is a list of 1"),
     "bytes": (Q | {"target": b"2"}, "target is of type bytes"),
     "nested truth": (Q | {"reward_model": {"ground_truth": None}}, NO_ANSWER),
-    "long": (Q | {"answer": "1" * 201}, f"{LONG_ANSWER} \\(row 1\\)\\. The first row has the fields problem, answer"),
+    "long": (Q | {"answer": "1" * 201}, f"{LONG_ANSWER} \\(row 1\\)\\. The first row has 'problem', 'answer'"),
     "a solution without a box": (Q | {"solution": "It is 2."}, NO_ANSWER),
     "an empty mark": (Q | {"answer": "abc ####"}, NO_ANSWER),
-    "no question": (A, "needs a question .* this one has answer"),
+    "no question": (A, "needs a question .* this one has 'answer'"),
     "nothing": ({}, "this one has nothing"),
     "a number as question": ({"problem": 5} | A, "problem is the number 5, where a text belongs"),
     "a list as question": ({"question": ["x"]} | A, "question is a list of 1"),
@@ -174,7 +180,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "text as messages": ({"messages": "hello"} | A, "messages is text, not a list of turns"),
     "nobody asks": ({"messages": CHAT[1:]} | A, "messages has no turn of the user"),
     "an unknown role": ({"messages": [{"role": "narrator", "content": "x"}]} | A, "a turn of 'narrator'"),
-    "an image": ({"messages": [{"role": "user", "content": [{"type": "image"}]}]} | A, r"not text \(image\)"),
+    "an image": ({"messages": [{"role": "user", "content": [{"type": "image"}]}]} | A, r"not text \('image'\)"),
     "content of numbers": ({"messages": [{"role": "user", "content": 3}]} | A, "content is not text"),
     "half a character": ({"problem": "x\ud800y"} | A, r"problem has half a character \(surrogate U\+D800\) at place 1"),
     "half an answer": (Q | {"answer": "\udfff"}, "answer has half a character"),
@@ -207,3 +213,10 @@ def test_labels_are_short_texts_and_numbers() -> None:
     odd = {"id": float("nan"), "unique_id": ["x"], "task_id": "t" * 201, "type": {"a": 1}, "level": 3, "split": None}
     assert (read({**Q, **A, **odd}).id, read({**Q, **A, **odd}).family) == ("mine/0", "3")
     assert read({**Q, **A, "trace": "t", "is_correct": "True"}).family == "correct"
+
+
+def test_the_page_names_every_field_in_its_order() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "problems.md").read_text()
+    for what, names in (("problem", QUESTION), ("answer", ANSWER), ("trace", TRACE), ("id", NAME)):
+        line = next(line for line in page.splitlines() if line.startswith(f"| {what} |"))
+        assert tuple(re.findall(r"`([\w.]+)`", line)) == names, f"docs/problems.md, the line on {what}"

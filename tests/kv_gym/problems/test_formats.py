@@ -85,7 +85,7 @@ DAMAGED: dict[str, tuple[str, bytes, str]] = {
     "deep": ("a.json", b"[" * 100_000, "is not JSON"),
     "json of text": ("a.json", b'"x"', "must be a list of problems"),
     "json without a list": ("a.json", b'{"a": 1}', "it has none"),
-    "json of two lists": ("a.json", b'{"train": [], "test": []}', "it has the lists train, test"),
+    "json of two lists": ("a.json", b'{"train": [], "test": []}', "it has the lists 'train', 'test'"),
     "json of numbers": ("a.json", b"[{}, 3]", "item 2 is not a JSON object"),
     "no gzip": ("a.jsonl.gz", GOOD, "no whole gzip file"),
     "half a gzip": ("a.jsonl.gz", gzip.compress(GOOD * 99)[:-9], "no whole gzip file"),

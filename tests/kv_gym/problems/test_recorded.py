@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from kv_gym.errors import ConfigError, UnknownNameError
 from kv_gym.problems import problem_count, problem_source, source_entries, source_kind
 from kv_gym.problems.grading import same_answer
 from kv_gym.problems.hub import AIME24, GSM8K, MATH500, HubSet, math_rollouts
-from kv_gym.problems.recorded import INSTRUCTION, RecordedSource, read_file, survey_rows
+from kv_gym.problems.recorded import INSTRUCTION, RecordedSource, read_file, survey_file, survey_rows
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 Write = Callable[..., Path]
@@ -70,7 +71,7 @@ def test_an_environment_has_no_more_problems_than_its_set(write: Write) -> None:
         ("[1]\n", r"mine\.jsonl, line 1 is not a JSON object"),
         (
             {"problem": "p"},
-            r"none of its 1 rows .*without an answer .*\(line 1\)\. The first row has the fields problem\.",
+            r"none of its rows .*without an answer .*\(line 1\)\. The first row has 'problem'\.",
         ),
         ({"answer": "1"}, r"mine\.jsonl, line 1: a row needs a question"),
         ("", "'mine' has no rows"),
@@ -89,7 +90,7 @@ def test_odd_but_right_files_are_read(write: Write) -> None:
     odd = '{"problem": "a\u2028b\x85c", "answer": "1", "is_correct": [1], "trace": "t"}\n'
     source = read_file(write(odd))
     assert source.size("test") == 1 and source.problem("test", 0, 0).family == "all"
-    with pytest.raises(ConfigError, match="'mine' has two problems 'mine/x'"):
+    with pytest.raises(ConfigError, match="line 2: problem set 'mine' has two problems 'mine/x', this one and line 1"):
         read_file(write({"id": "x", "problem": "p", "answer": "1"}, {"id": "x", "problem": "q", "answer": "2"}))
 
 
@@ -162,12 +163,40 @@ def test_math_rollouts_reads_a_folder_a_problem(monkeypatch: pytest.MonkeyPatch,
     assert [source.problem("test", 0, i).answer for i in (0, 1)] == ["1", "2"]
 
 
+def test_what_is_left_out_is_told_once(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    row = {"problem": "p", "answer": "1"}
+    read_file(write(row, row | {"answer": "1" * 201}, row | {"answer": None}, row | {"answer": "  "}))
+    assert [record.getMessage() for record in caplog.records] == [
+        "problem set 'mine': 3 of 4 rows are left out: 1 with an answer of more than 200 characters, which cannot be "
+        "graded (line 2); 2 without an answer that can be graded (lines 3, 4)."
+    ]
+
+
+def test_the_first_of_many_wrong_rows_is_found_in_a_moment(write: Write) -> None:
+    rows = [{"id": i, "problem": "p", "answer": "1"} for i in range(16_000)]
+    path = write(*rows, *rows)
+    start = time.perf_counter()
+    with pytest.raises(ConfigError, match=r"line 16001: problem set 'mine' has two problems 'mine/0', .* and line 1\."):
+        read_file(path)
+    assert time.perf_counter() - start < 2
+    assert len(survey_file(path, strict=False).wrong) == 16_000
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded sets are not part of the repository")
+def test_tasks_without_answers_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="rows can be played: 164 without an answer.* has 'task_id', 'prompt', 'entry_point'"
+    ):
+        read_file(SHARED / "problems" / "humaneval.jsonl")
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded sets are not part of the repository")
 @pytest.mark.parametrize(
     ("name", "size", "first"),
     [
         ("problems/aime2024", 30, "204"), ("problems/aime2025", 30, "70"), ("problems/gsm8k_test", 1319, "18"),
         ("problems/math500", 500, r"\left( 3, \frac{\pi}{2} \right)"), ("traces/thought_anchors_math", 20, "6.17"),
+        ("traces/long_cot_train", 240, "4.03188"), ("traces/long_cot_other_domains", 37, r"4 \times 10^{5}"),
     ],
 )  # fmt: skip
 def test_real_files_are_read_whole(name: str, size: int, first: str) -> None:
