@@ -200,7 +200,7 @@ def _show(facts: dict[str, Any], unit: str) -> None:
 def _meaning(what: str) -> str:
     told = {
         "trace elsewhere": f"trace, where one is needed ({WITH_TRACES})",
-        "passed over": "nothing: an answer that comes later in the order",
+        "passed over": "nothing: comes later among answers",
     }
     return told.get(what, what)
 

@@ -61,9 +61,9 @@ class Reading:
 
     Attributes:
         question: What is asked.
-        answer: The gold answer; of any length.
+        answer: What is right; of a recording, what it comes to. Of any length.
         trace: Recorded reasoning.
-        passed_over: Columns of an answer that come later in the order, and are not empty either.
+        passed_over: Columns that could be the answer and come later in the order.
     """
 
     question: Found
@@ -133,8 +133,11 @@ def understand(fields: Fields, traces: bool) -> Reading:
         ProblemFileError: A field that counts holds what cannot be asked, graded or read.
     """
     answers = [found for found in _answers(fields) if found.text]
-    answer = answers[0] if answers else Found()
     trace = _trace(fields, TRACE if traces else TRACE[:1])
+    box = boxed(trace.text)
+    if box and (trace.name != "trace" or not answers):  # beside a `trace`, an answer is what it comes to
+        answers.insert(0, Found(box, trace.name, f"{trace.column} (last box)"))
+    answer = answers[0] if answers else Found()
     return Reading(_question(fields), answer, trace, tuple(other.column for other in answers[1:]))
 
 

@@ -22,7 +22,6 @@ from kv_gym.problems.fields import (
     WHOLE_PROMPTS,
     Fields,
     Reading,
-    boxed,
     understand,
 )
 from kv_gym.problems.formats import Row, numbered_rows, stem, unit
@@ -35,10 +34,6 @@ NO_TRACE = "without a recorded trace"
 SHOWN_PLACES = 5  # of rows that are left out for one reason
 
 logger = logging.getLogger(__name__)
-
-
-class _LeftOut(Exception):
-    """A row is no problem of this set, for a reason that may be all right."""
 
 
 @dataclass
@@ -86,10 +81,9 @@ class Survey:
             raise ProblemFileError(f"a row needs a question ({', '.join(QUESTION)}); this one has {named(row)}.")
         split = _split(fields)
         problem_id = f"{self.name}/{fields.label(NAME) or place_in_set}"
-        try:
-            problem = _problem(problem_id, fields, reading, self.traces)
-        except _LeftOut as reason:
-            self.left_out.setdefault(str(reason), []).append(number)
+        reason = _lack(reading, self.traces)
+        if reason:
+            self.left_out.setdefault(reason, []).append(number)
             return
         first = self.numbers.setdefault(problem_id, number)
         if first != number:
@@ -97,7 +91,7 @@ class Survey:
                 f"problem set {self.name!r} has two problems {problem_id!r}, this one and {self.unit} {first}. Give "
                 "each row an id of its own."
             )
-        self.problems.setdefault(split, []).append(problem)
+        self.problems.setdefault(split, []).append(_problem(problem_id, fields, reading))
 
     def _count(self, reading: Reading) -> None:
         for what, found in (("problem", reading.question), ("answer", reading.answer), ("trace", reading.trace)):
@@ -134,22 +128,23 @@ def _split(fields: Fields) -> str:
     return split
 
 
-def _problem(name: str, fields: Fields, reading: Reading, traces: bool) -> Problem:
-    question, answer, trace = reading.question.text, reading.answer.text, reading.trace.text
-    if traces and not trace:
-        raise _LeftOut(NO_TRACE)
-    if trace and (reading.trace.name != "trace" or not answer):
-        answer = boxed(trace) or answer
-    if not answer:
-        raise _LeftOut(NO_ANSWER)
-    if len(answer) > MAX_ANSWER_CHARS:
-        raise _LeftOut(LONG_ANSWER)
+def _lack(reading: Reading, traces: bool) -> str:
+    """Why a row is left out; "" if it is a problem."""
+    if traces and not reading.trace.text:
+        return NO_TRACE
+    if not reading.answer.text:
+        return NO_ANSWER
+    return LONG_ANSWER if len(reading.answer.text) > MAX_ANSWER_CHARS else ""
+
+
+def _problem(name: str, fields: Fields, reading: Reading) -> Problem:
+    question, trace = reading.question.text, reading.trace.text
     if trace:
         family = {"true": "correct", "false": "incorrect"}.get(fields.label(("is_correct",)).lower(), "all")
     else:
         family = fields.label(FAMILY) or "all"
     told = reading.question.name in WHOLE_PROMPTS and "\\boxed" in question
-    return Problem(name, family, question if told else question + INSTRUCTION, answer, trace=trace)
+    return Problem(name, family, question if told else question + INSTRUCTION, reading.answer.text, trace=trace)
 
 
 class RecordedSource:

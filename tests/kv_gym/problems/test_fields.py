@@ -111,6 +111,8 @@ def test_the_answer_is_what_the_recording_comes_to() -> None:
     assert read({**row, "generation": "so three"}, traces=True).answer == "2"
     assert read({**row, "trace": "so \\boxed{3}"}, traces=True).answer == "2", "beside a trace, it says so itself"
     assert read({**Q, "trace": "so \\boxed{3}"}).answer == "3"
+    found = understand(Fields({**row, "generation": "so \\boxed{3}"}), traces=True)
+    assert (found.answer.column, found.passed_over) == ("generation (last box)", ("answer",))
 
 
 def test_the_order_decides_and_what_was_passed_over_is_told() -> None:
