@@ -7,6 +7,7 @@ spaces and hyphens in names do not matter. An answer is what the last ``\boxed{}
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -37,7 +38,7 @@ WHOLE_PROMPTS = ("prompt", "input", *CONVERSATIONS)
 
 FINAL_MARK = "####"  # GSM8K writes its answer behind this
 BOX = re.compile(r"\\boxed\s*\{")
-MAX_LABEL_CHARS = 200  # of ids and families; longer ones are none
+MAX_LABEL_CHARS = 200  # of ids, families and names of columns; longer ones are none
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Fields:
     def __init__(self, row: Row) -> None:
         self._known: dict[str, tuple[str, Any]] = {}
         for column, value in row.items():
+            if len(column) > MAX_LABEL_CHARS:
+                continue  # none of ours
             name, column = known_name(column), column.strip()
             other = self._known.get(name)
             if other is not None and not _missing(other[1]) and not _missing(value) and other[1] != value:
@@ -113,6 +116,7 @@ class Fields:
         return ""
 
 
+@functools.lru_cache(1024)
 def known_name(column: str) -> str:
     """`groundTruth`, `Ground Truth` and `GROUND-TRUTH` are `ground_truth`."""
     return re.sub(r"[\s-]", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", column.strip())).lower()

@@ -175,12 +175,12 @@ def test_what_is_left_out_is_told_once(write: Write, caplog: pytest.LogCaptureFi
 def test_two_problems_of_one_id_are_found_in_a_moment(write: Write) -> None:
     rows = [{"id": i, "problem": "p", "answer": "1"} for i in range(16_000)]
     path = write(*rows, rows[-1])
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(
         ConfigError, match=r"line 16001: problem set 'mine' has two problems .*/15999', .* and line 16000\."
     ):
         read_file(path)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert [number for number, _ in survey_file(path, strict=False).wrong] == [16_001]
 
 
