@@ -59,7 +59,7 @@ def problems(
     facts = _facts(file, survey)
     if survey.problems:
         facts |= _measured(survey, config, model or "tiny")
-    print(json.dumps(facts, indent=1)) if as_json else _show(facts, survey.unit)
+    print(json.dumps(facts, indent=1)) if as_json else _show(facts)
     if not survey.wrong and not survey.problems:
         say(none_left(survey))
     if survey.wrong or not survey.problems:
@@ -72,11 +72,11 @@ def problems(
 def _facts(file: Path, survey: Survey) -> dict[str, Any]:
     """What is known without a model, as JSON values."""
     facts: dict[str, Any] = {
-        "file": str(file), "rows": survey.n_rows,
+        "file": str(file), "unit": survey.unit, "rows": survey.n_rows,
         "problems": {split: len(found) for split, found in survey.problems.items()},
         "fields": {what: dict(survey.columns.get(what, {})) for what in ("problem", "answer", "trace", "passed over")},
         "left_out": [_reason(reason, numbers) for reason, numbers in survey.left_out.items()],
-        "wrong": [{survey.unit: number, "message": message} for number, message in survey.wrong[:SHOWN_WRONG]],
+        "wrong": [{"number": number, "message": message} for number, message in survey.wrong[:SHOWN_WRONG]],
         "n_wrong": len(survey.wrong),
     }  # fmt: skip
     if not survey.traces:
@@ -84,7 +84,7 @@ def _facts(file: Path, survey: Survey) -> dict[str, Any]:
     if survey.problems:
         first = next(iter(survey.problems.values()))[0]
         texts = {"problem": first.prompt, "answer": first.answer, "trace": first.trace}
-        facts["first"] = {survey.unit: survey.numbers[first.id], "id": first.id, "family": first.family} | {
+        facts["first"] = {"number": survey.numbers[first.id], "id": first.id, "family": first.family} | {
             name: _cut(text) for name, text in texts.items()
         }
     return facts
@@ -157,7 +157,7 @@ def _spread(values: list[int]) -> dict[str, float]:
 # --- How it is told ----------------------------------------------------------------------------------------------
 
 
-def _show(facts: dict[str, Any], unit: str) -> None:
+def _show(facts: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -169,7 +169,7 @@ def _show(facts: dict[str, Any], unit: str) -> None:
     def text(value: object, style: str = "") -> Text:
         return Text(printable(str(value)), style=style)
 
-    terminal = console()
+    terminal, unit = console(), facts["unit"]
     counts = ", ".join(f"{n:,} {split}" for split, n in facts["problems"].items()) or "none"
     terminal.print(text(f"{facts['file']}: {facts['rows']:,} rows; problems: {counts}", "bold"))
     fields = table("became", "column", "rows")
@@ -179,7 +179,7 @@ def _show(facts: dict[str, Any], unit: str) -> None:
     terminal.print(fields)
     if "first" in facts:
         first = facts["first"]
-        terminal.print(text(f"\nThe first, {unit} {first[unit]}: {first['id']} ({first['family']})", "bold"))
+        terminal.print(text(f"\nThe first, {unit} {first['number']}: {first['id']} ({first['family']})", "bold"))
         for name in ("problem", "answer", "trace"):
             if first[name]:
                 terminal.print(Text.assemble((f"{name}: ", "bold"), text(first[name])))
@@ -192,7 +192,7 @@ def _show(facts: dict[str, Any], unit: str) -> None:
             reasons.add_row(text(f"{one['rows']:,}"), text(one["reason"]), text(", ".join(map(str, one["first"]))))
         terminal.print(reasons)
     for one in facts["wrong"]:
-        terminal.print(text(f"{unit} {one[unit]}: {one['message']}", "red"))
+        terminal.print(text(f"{unit} {one['number']}: {one['message']}", "red"))
     if facts["n_wrong"] > len(facts["wrong"]):
         terminal.print(text(f"... and {facts['n_wrong'] - len(facts['wrong']):,} more rows that cannot be read", "red"))
 

@@ -129,7 +129,7 @@ def test_rows_that_cannot_be_read_are_all_told(run: Run) -> None:
     assert "... and 5 more rows that cannot be read" in out
     found = facts(run, rows)
     assert found["n_wrong"] == command.SHOWN_WRONG + 5 and len(found["wrong"]) == command.SHOWN_WRONG
-    assert found["wrong"][0]["line"] == 2 and found["code"] == 2
+    assert found["wrong"][0]["number"] == 2 and found["unit"] == "line" and found["code"] == 2
 
 
 def test_a_file_of_nothing_to_play_says_why(run: Run) -> None:
