@@ -23,8 +23,14 @@ class _Settings(BaseModel):
 
     problems: str | tuple[str, ...] = Field(
         min_length=1,
-        description="Where problems come from: the name of a source, a local `.jsonl` file, or a list of those, which "
-        "take turns.",
+        description="Where problems come from: the name of a source, a local file (`.jsonl`, `.json`, `.csv`, "
+        "`.parquet`), or a list of those, which take turns.",
+    )
+    needs_trace: bool = Field(
+        False,
+        description="Whether each problem must come with a recorded text to be replayed, from any of the fields that "
+        "`kv-gym problems FILE` names; problems without one are left out. False: what a field `trace` holds is "
+        "replayed, and everything else is written by the LLM.",
     )
     split: Literal["train", "validation", "test"] = Field(
         "train", description="Which problems are drawn: learn on `train`, tune on `validation`, measure on `test`."

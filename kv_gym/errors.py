@@ -18,6 +18,10 @@ class ConfigError(KVGymError, ValueError):
     """An option is unknown or its value is not allowed."""
 
 
+class ProblemFileError(ConfigError):
+    """A file of problems is damaged, or a row of it cannot be read as a problem."""
+
+
 class BudgetError(ConfigError):
     """The budget leaves nothing to decide."""
 

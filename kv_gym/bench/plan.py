@@ -17,7 +17,7 @@ from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.errors import ConfigError
 from kv_gym.identity import Identity
 from kv_gym.llm.frozen import FrozenLLM
-from kv_gym.problems import Problem, list_problems, problem_source
+from kv_gym.problems import Problem, list_problems, source_of
 from kv_gym.rewards import REWARD_TERMS
 
 Mode = Literal["generate", "replay"]
@@ -26,7 +26,7 @@ WIDTH = 32
 # What cannot move a row, is a part of its key by itself, or (the model) is in the fingerprint.
 NO_SETTING = {
     "budget", "mode", "shadow", "n_problems", "split", "problem_seed", "model", "revision", "dtype", "action",
-    "observe_kv", "hindsight", "n_recent", "granularity", *(term.weight for term in REWARD_TERMS),
+    "observe_kv", "hindsight", "n_recent", "granularity", "needs_trace", *(term.weight for term in REWARD_TERMS),
 }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def fresh_problems(config: EnvConfig, problem_seeds: int) -> list[Problem]:
     Raises:
         ConfigError: There is one set, whatever the seed.
     """
-    if problem_seeds > 1 and problem_source(config.problems).size(config.split) is not None:
+    if problem_seeds > 1 and source_of(config).size(config.split) is not None:
         raise ConfigError(
             f"problem_seeds={problem_seeds}: problems={config.problems!r} is one set that no seed changes. Leave it "
             "out."

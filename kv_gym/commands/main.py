@@ -13,6 +13,7 @@ from kv_gym.commands.leaderboard import leaderboard_app
 from kv_gym.commands.lists import agents, envs
 from kv_gym.commands.migrate import migrate
 from kv_gym.commands.models import models_app
+from kv_gym.commands.problems import problems
 from kv_gym.commands.record import record, replay
 from kv_gym.commands.report import report
 from kv_gym.commands.submit import submit_app
@@ -31,7 +32,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(submit_app, name="submit")
 app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME --help`)."), name="train")
 app.add_typer(leaderboard_app, name="leaderboard")
-for command in (bench, report, migrate, agents, envs, watch, record, replay):
+for command in (bench, report, migrate, agents, envs, problems, watch, record, replay):
     app.command()(command)
 
 

@@ -30,8 +30,9 @@ from kv_gym.errors import ConfigError
 from kv_gym.llm.cache import CacheShape
 from kv_gym.llm.known import known_models
 from kv_gym.problems import ProblemSource, problem_source, source_kind
+from kv_gym.problems.formats import is_file_name
 from kv_gym.problems.hub import HubSet
-from kv_gym.problems.recorded import ANSWER, INSTRUCTION, QUESTION
+from kv_gym.problems.recorded import INSTRUCTION
 from kv_gym.problems.worked import MadeSource
 from kv_gym.registry import env_ids
 from kv_gym.rewards import REWARD_TERMS, reward_settings, weights_of
@@ -142,7 +143,7 @@ def describe_problems(config: EnvConfig) -> str:
     """What the problems are and where they come from, with an example where they are made here."""
     if isinstance(config.problems, tuple):
         return describe_mixed(config.problems, config)
-    if config.problems.endswith(".jsonl"):
+    if is_file_name(config.problems):
         return f"The problems are those of the file `{config.problems}`."
     kind = source_kind(config.problems)
     if not isinstance(kind, HubSet):
@@ -150,10 +151,9 @@ def describe_problems(config: EnvConfig) -> str:
     repo = kind.repo
     return (
         f"The problems are the dataset [{repo}](https://huggingface.co/datasets/{repo}) of the Hugging Face hub, "
-        'downloaded when the environment is first made (`pip install "kv-gym[hub]"`). Without a network, give a file: '
-        f'`problems="path/to/{config.problems}.jsonl"`, a problem a line, with a question ({listed(QUESTION)}), an '
-        f"answer ({listed(ANSWER)}) and, if there is one, a recorded `trace` to be read. The prompt is the question "
-        f"and: `{INSTRUCTION.strip()}`"
+        'downloaded when the environment is first made (`pip install "kv-gym[hub]"`). Without a network, or for '
+        f'problems of your own, give a file: `problems="path/to/{config.problems}.jsonl"` ([its fields and formats]'
+        f"(../problems.md)). The prompt is the question and: `{INSTRUCTION.strip()}`"
     )
 
 

@@ -21,7 +21,7 @@ from kv_gym.envs.observations import Observation, make_observation_space, observ
 from kv_gym.errors import ActionError, ConfigError, unknown_name
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
-from kv_gym.problems import Problem, problem_count, problem_source
+from kv_gym.problems import Problem, problem_at, problem_count
 from kv_gym.rewards import REWARD_TERMS
 from kv_gym.show.frames import Frame, FrameMaker
 from kv_gym.show.rendering import DRAWN, RENDER_FPS, RENDER_MODES, HumanScreen
@@ -55,7 +55,7 @@ class ProblemSet:
                 "max_new_tokens."
             )
         self.llm, self.config = llm, config
-        self.source, self.size = problem_source(config.problems), problem_count(config)
+        self.size = problem_count(config)
         self.store = ReferenceStore(llm, config)
 
     def problem(self, index: int) -> Problem:
@@ -69,7 +69,7 @@ class ProblemSet:
             raise ConfigError(
                 f"problem={index!r} is not in this env; its problems are 0 to {n - 1}. Choose one or raise n_problems."
             )
-        return self.source.problem(self.config.split, self.config.problem_seed, int(index))
+        return problem_at(self.config, int(index))
 
     def chosen(self, index: int, seed: int) -> Reference:
         """Return the reference of a problem somebody asked for; whether it can be played is for the engine to say."""

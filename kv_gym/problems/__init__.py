@@ -8,6 +8,8 @@ from pathlib import Path
 from kv_gym.config import EnvConfig
 from kv_gym.errors import ConfigError, KVGymError, unknown_name
 from kv_gym.problems.base import Problem, ProblemSource
+from kv_gym.problems.formats import is_file_name
+from kv_gym.problems.hub import HubSet
 from kv_gym.problems.mixed import MixedSource
 from kv_gym.problems.recorded import read_file
 from kv_gym.registry import plugins
@@ -53,20 +55,26 @@ def _broken(name: str, what: str, error: Exception) -> ConfigError:
 
 
 @functools.cache
-def problem_source(name: str | tuple[str, ...]) -> ProblemSource:
-    """Return the source called `name`, or that of a local `.jsonl` file; of several names, all of them in turn.
+def problem_source(name: str | tuple[str, ...], traces: bool = False) -> ProblemSource:
+    """Return the source called `name`, or that of a local file; of several names, all of them in turn.
+
+    Args:
+        name: Of a source or a file.
+        traces: Whether recorded sets are read for their traces, from whatever field may hold one.
 
     Raises:
         UnknownNameError: There is none.
+        ProblemFileError: A file is damaged, or its rows are no problems.
         ConfigError: A recorded set is neither here nor to be had, or an entry point is no source.
     """
     if isinstance(name, tuple):
-        return MixedSource([problem_source(one) for one in name])
-    if name.endswith(".jsonl"):
-        return read_file(Path(name))
+        return MixedSource([problem_source(one, traces) for one in name])
+    looks_like_a_file = Path(name).suffix or Path(name).name != name
+    if is_file_name(name) or (looks_like_a_file and name not in source_entries()):
+        return read_file(Path(name), traces)
     kind = source_kind(name)
     try:
-        source = kind()
+        source = kind(traces=True) if traces and isinstance(kind, HubSet) else kind()
     except KVGymError:
         raise
     except Exception as error:
@@ -80,25 +88,44 @@ def problem_source(name: str | tuple[str, ...]) -> ProblemSource:
     return source
 
 
+def source_of(config: EnvConfig) -> ProblemSource:
+    """Where the problems of an env come from."""
+    return problem_source(config.problems, config.needs_trace)
+
+
 def problem_count(config: EnvConfig) -> int:
     """Problems of an env: `n_problems`, or as many as there are."""
-    size = problem_source(config.problems).size(config.split)
+    size = source_of(config).size(config.split)
     return config.n_problems if size is None else min(config.n_problems, size)
+
+
+def problem_at(config: EnvConfig, index: int) -> Problem:
+    """Return problem `index` of an env.
+
+    Raises:
+        ConfigError: It is none, or has no trace where the env needs one.
+    """
+    problem = source_of(config).problem(config.split, config.problem_seed, index)
+    if not isinstance(problem, Problem):
+        raise ConfigError(f"problems={config.problems!r} gives {type(problem).__name__}, not a Problem.")
+    if config.needs_trace and not problem.trace:
+        raise ConfigError(
+            f"problem {problem.id} has no recorded trace, and this environment replays one (needs_trace=true). Give "
+            "problems with traces, such as a file (docs/problems.md), or set needs_trace=false: the LLM's own text is "
+            "then replayed."
+        )
+    return problem
 
 
 def list_problems(config: EnvConfig) -> list[Problem]:
     """All problems of an env.
 
     Raises:
-        ConfigError: There is none, two have one id, or the source gives something else.
+        ConfigError: There is none, two have one id, or as `problem_at`.
     """
-    source = problem_source(config.problems)
-    found = [source.problem(config.split, config.problem_seed, index) for index in range(problem_count(config))]
+    found = [problem_at(config, index) for index in range(problem_count(config))]
     if not found:
         raise ConfigError(f"problems={config.problems!r} has no problem in its {config.split} split. Take another one.")
-    for problem in found:
-        if not isinstance(problem, Problem):
-            raise ConfigError(f"problems={config.problems!r} gives {type(problem).__name__}, not a Problem.")
     known = {problem.id: problem for problem in found}
     if len(known) < len(found):
         twice = next(problem.id for problem in found if known[problem.id] is not problem)
@@ -107,5 +134,6 @@ def list_problems(config: EnvConfig) -> list[Problem]:
 
 
 __all__ = [
-    "Problem", "ProblemSource", "list_problems", "problem_count", "problem_source", "source_entries", "source_kind",
+    "Problem", "ProblemSource", "list_problems", "problem_at", "problem_count", "problem_source", "source_entries",
+    "source_kind", "source_of",
 ]  # fmt: skip

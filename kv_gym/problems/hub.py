@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kv_gym.errors import ConfigError
-from kv_gym.problems.recorded import RecordedSource, Row
+from kv_gym.problems.formats import Row
+from kv_gym.problems.recorded import RecordedSource, survey_rows
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,15 @@ class HubSet:
 
         yield from load_dataset(self.repo, self.subset, split=self.split)
 
-    def __call__(self) -> RecordedSource:
-        """Read the set from the hub, or from what was downloaded before.
+    def __call__(self, traces: bool = False) -> RecordedSource:
+        """Read the set from the hub, or from what was downloaded before; `traces` as for `Survey`.
 
         Raises:
             ConfigError: It cannot be had; says both ways to get it.
         """
         ways = (
             f"problem set {self.name!r} is not stored here and cannot be downloaded. Either connect to the Hugging "
-            f"Face hub once ({self.repo}), or give a local file of the same fields: problems=path/to/{self.name}.jsonl."
+            f"Face hub once ({self.repo}), or give a local file: problems=path/to/{self.name}.jsonl."
         )
         try:
             rows = list(self.rows())
@@ -55,7 +56,7 @@ class HubSet:
         except Exception as error:  # datasets, huggingface_hub and their HTTP clients all raise their own kinds
             first = (str(error).splitlines() or [""])[0][:200]
             raise ConfigError(f"{ways} ({type(error).__name__}: {first})") from error
-        return RecordedSource(self.name, rows)
+        return RecordedSource(survey_rows(self.name, rows, traces))
 
 
 def math_rollouts(hub: HubSet) -> Iterator[Row]:

@@ -1,49 +1,172 @@
-"""Problem sets that somebody else wrote: rows with questions and answers, from a local `.jsonl` or elsewhere."""
+"""Problem sets that somebody else wrote: rows with questions and answers, from a local file or elsewhere.
+
+file -> numbered rows (formats) -> fields of each (fields) -> problems, rows left out, rows that are wrong (Survey)
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from kv_gym.errors import ConfigError
-from kv_gym.problems.base import Problem
+from kv_gym.errors import ConfigError, ProblemFileError
+from kv_gym.problems.base import SPLIT_IDS, Problem
+from kv_gym.problems.fields import (
+    ANSWER,
+    FAMILY,
+    NAME,
+    QUESTION,
+    TRACE,
+    WHOLE_PROMPTS,
+    Fields,
+    Reading,
+    understand,
+)
+from kv_gym.problems.formats import Row, numbered_rows, stem, unit
 from kv_gym.problems.grading import MAX_ANSWER_CHARS
 
 INSTRUCTION = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
-FINAL_MARK = "####"  # GSM8K writes its answer behind this
+NO_ANSWER = "without an answer that can be graded"
+LONG_ANSWER = f"with an answer of more than {MAX_ANSWER_CHARS} characters, which cannot be graded"
+NO_TRACE = "without a recorded trace"
+SHOWN_PLACES = 5  # of rows that are left out for one reason
 
-Row = Mapping[str, Any]
+logger = logging.getLogger(__name__)
 
-# What a field may be called, first match wins.
-QUESTION = ("problem", "question", "prompt")
-ANSWER = ("answer", "gt_answer", "final_answer")
-NAME = ("id", "unique_id", "task_id", "problem_idx")
-FAMILY = ("subject", "type", "contest", "level")
+
+@dataclass
+class Survey:
+    """Rows as they were understood.
+
+    Attributes:
+        name: Starts the problems' ids.
+        traces: Whether each problem must have a trace, from whatever field may hold one; rows without one are left out.
+            Otherwise only what is in a field `trace` is one, and it may be missing.
+        unit: What a row is in its file: line, item or row.
+        n_rows: Rows looked at.
+        problems: Of each split, in the order of the rows.
+        columns: What became `problem`, `answer` and `trace`, and was `passed over` as an answer: rows by column.
+        left_out: Numbers of the rows that are no problems, by what they have or lack.
+        wrong: (Number, message) of the rows that cannot be read, where `strict` is off.
+        seen: Columns of the first row, for people.
+        numbers: Number of the row of each problem, by its id.
+    """
+
+    name: str
+    traces: bool = False
+    unit: str = "row"
+    n_rows: int = 0
+    problems: dict[str, list[Problem]] = field(default_factory=dict)
+    columns: dict[str, Counter[str]] = field(default_factory=dict)
+    left_out: dict[str, list[int]] = field(default_factory=dict)
+    wrong: list[tuple[int, str]] = field(default_factory=list)
+    seen: str = ""
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def add(self, number: int, row: Row) -> None:
+        """Look at the next row.
+
+        Raises:
+            ProblemFileError: It cannot be read; the message does not say where it is.
+        """
+        place_in_set = self.n_rows
+        self.n_rows += 1
+        self.seen = self.seen or named(row)
+        fields = Fields(row)
+        reading = understand(fields, self.traces)
+        self._count(reading)
+        if not reading.question.text:
+            raise ProblemFileError(f"a row needs a question ({', '.join(QUESTION)}); this one has {named(row)}.")
+        split = _split(fields)
+        problem_id = f"{self.name}/{fields.label(NAME) or place_in_set}"
+        reason = _lack(reading, self.traces)
+        if reason:
+            self.left_out.setdefault(reason, []).append(number)
+            return
+        first = self.numbers.setdefault(problem_id, number)
+        if first != number:
+            raise ProblemFileError(
+                f"problem set {self.name!r} has two problems {problem_id!r}, this one and {self.unit} {first}. Give "
+                "each row an id of its own."
+            )
+        self.problems.setdefault(split, []).append(_problem(problem_id, fields, reading))
+
+    def _count(self, reading: Reading) -> None:
+        for what, found in (("problem", reading.question), ("answer", reading.answer), ("trace", reading.trace)):
+            if found.text:
+                self.columns.setdefault(what, Counter())[found.column] += 1
+        for column in reading.passed_over:
+            self.columns.setdefault("passed over", Counter())[column] += 1
+
+    def reasons(self) -> str:
+        """Which rows are left out and why, as half a sentence; "" if none is."""
+        return "; ".join(
+            f"{len(numbers):,} {reason} ({self.unit}{'s' * (len(numbers) > 1)} {shown(numbers)})"
+            for reason, numbers in self.left_out.items()
+        )
+
+
+def shown(numbers: list[int]) -> str:
+    """The first of some numbers: `1, 2, 3, ...`."""
+    return ", ".join(map(str, numbers[:SHOWN_PLACES])) + (", ..." if len(numbers) > SHOWN_PLACES else "")
+
+
+def named(row: Row) -> str:
+    """The columns of a row, for people; a stranger's names may hold anything."""
+    return ", ".join(map(repr, row))[:300] or "nothing"
+
+
+def _split(fields: Fields) -> str:
+    split = fields.label(("split",)) or "test"
+    if split not in SPLIT_IDS:
+        raise ProblemFileError(
+            f"split is {split!r}, which no environment plays. Use {', '.join(SPLIT_IDS)}, or drop the field: all rows "
+            "are then of the test split."
+        )
+    return split
+
+
+def _lack(reading: Reading, traces: bool) -> str:
+    """Why a row is left out; "" if it is a problem."""
+    if traces and not reading.trace.text:
+        return NO_TRACE
+    if not reading.answer.text:
+        return NO_ANSWER
+    return LONG_ANSWER if len(reading.answer.text) > MAX_ANSWER_CHARS else ""
+
+
+def _problem(name: str, fields: Fields, reading: Reading) -> Problem:
+    question, trace = reading.question.text, reading.trace.text
+    if trace:
+        family = {"true": "correct", "false": "incorrect"}.get(fields.label(("is_correct",)).lower(), "all")
+    else:
+        family = fields.label(FAMILY) or "all"
+    told = reading.question.name in WHOLE_PROMPTS and "\\boxed" in question
+    return Problem(name, family, question if told else question + INSTRUCTION, reading.answer.text, trace=trace)
 
 
 class RecordedSource:
     """Problems from rows. All of them belong to the test split, unless a row has a field `split`.
 
     Args:
-        name: Starts the problems' ids.
-        rows: Each with a question and an answer, or a `problem`, a recorded `trace` and the `answer` it comes to.
+        survey: The rows, looked at.
+
+    Raises:
+        ProblemFileError: None of them is a problem.
     """
 
-    def __init__(self, name: str, rows: Iterable[Row]) -> None:
-        self.name = name
-        self._splits: dict[str, list[Problem]] = {}
-        for number, row in enumerate(rows):
-            split = str(row.get("split", "test"))
-            self._splits.setdefault(split, []).append(read_row(name, number, row))
-        ids = [problem.id for problems in self._splits.values() for problem in problems]
-        if len(set(ids)) < len(ids):
-            twice = next(name for name in ids if ids.count(name) > 1)
-            raise ConfigError(f"problem set {name!r} has two problems {twice!r}. Give each row an id of its own.")
+    def __init__(self, survey: Survey) -> None:
+        self.name, self._splits = survey.name, survey.problems
         every = [problem for problems in self._splits.values() for problem in problems]
         if not every:
-            raise ConfigError(f"problem set {name!r} has no rows.")
+            raise ProblemFileError(none_left(survey))
+        if survey.left_out:
+            logger.warning(
+                "problem set %r: %d of %d rows are left out: %s.", survey.name, survey.n_rows - len(every),
+                survey.n_rows, survey.reasons(),
+            )  # fmt: skip
         self.families = tuple(sorted({problem.family for problem in every}))
 
     def size(self, split: str) -> int:
@@ -67,52 +190,63 @@ class RecordedSource:
         return self._splits[split][index]
 
 
-def read_row(source: str, number: int, row: Row) -> Problem:
-    """Make a problem of a row.
+def none_left(survey: Survey) -> str:
+    """Why a set has no problems, and what would make one."""
+    if not survey.n_rows:
+        return f"problem set {survey.name!r} has no rows."
+    fixes = {
+        NO_ANSWER: f"An answer is a text or number in one of {', '.join(ANSWER)}.",
+        LONG_ANSWER: "Put the answer alone into a field `answer`.",
+        NO_TRACE: f"A trace is a text in one of {', '.join(TRACE)}; without one, take an environment in which the LLM "
+        "writes by itself.",
+    }
+    return (
+        f"problem set {survey.name!r}: none of its rows can be played: {survey.reasons()}. The "
+        f"first row has {survey.seen}. " + " ".join(fixes[reason] for reason in survey.left_out)
+    )
+
+
+def survey_rows(name: str, rows: Iterable[Row], traces: bool = False) -> Survey:
+    """Look at rows from elsewhere.
 
     Raises:
-        ConfigError: It has no question or no answer.
+        ProblemFileError: A row cannot be read.
     """
-    name = f"{source}/{_first(row, NAME) or number}"
-    question, answer = _first(row, QUESTION), _first(row, ANSWER)
-    if not question or not answer:
-        raise ConfigError(
-            f"problem {name}: a row needs a question ({', '.join(QUESTION)}) and an answer ({', '.join(ANSWER)}); this "
-            f"one has {', '.join(map(str, row)) or 'nothing'}."
-        )
-    answer = answer.rpartition(FINAL_MARK)[2].replace(",", "").strip() if FINAL_MARK in answer else answer.strip()
-    if not 0 < len(answer) <= MAX_ANSWER_CHARS:
-        raise ConfigError(f"problem {name}: an answer of {len(answer)} characters; 1 to {MAX_ANSWER_CHARS} are graded.")
-    trace = str(row.get("trace") or "")
-    if trace:
-        right = row.get("is_correct")
-        family = {"True": "correct", "False": "incorrect"}.get(str(right), "all")
-    else:
-        family = _first(row, FAMILY) or "all"
-    return Problem(name, family, question + INSTRUCTION, answer, trace=trace)
+    survey = Survey(name, traces)
+    _look(survey, enumerate(rows, 1), f"problem set {name!r}", strict=True)
+    return survey
 
 
-def _first(row: Row, names: Iterable[str]) -> str:
-    """The first of these fields that is there, as text; "" if none is."""
-    return next((str(row[name]) for name in names if row.get(name) not in (None, "")), "")
+def survey_file(path: Path, traces: bool = False, strict: bool = True) -> Survey:
+    """Look at all rows of a local set.
 
-
-def read_file(path: Path) -> RecordedSource:
-    """Read a local set, one JSON object a line.
+    Args:
+        path: One of the formats of `kv_gym.problems.formats`.
+        traces: As for `Survey`.
+        strict: Whether a row that cannot be read ends it; otherwise it is noted.
 
     Raises:
-        ConfigError: There is no such file, or a line is not a JSON object.
+        ProblemFileError: There is no such file, it is damaged, or (if strict) a row cannot be read.
     """
-    if not path.is_file():
-        raise ConfigError(f"problems={str(path)!r}: there is no such file. Give a .jsonl with a problem a line.")
-    rows: list[Row] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+    survey = Survey(stem(path), traces, unit(path))
+    _look(survey, numbered_rows(path), str(path), strict)
+    return survey
+
+
+def _look(survey: Survey, rows: Iterable[tuple[int, Row]], where: str, strict: bool) -> None:
+    for number, row in rows:
         try:
-            row = json.loads(line) if line.strip() else None
-        except (ValueError, RecursionError) as error:  # JSON, UTF-8, huge numbers, deep nesting
-            raise ConfigError(f"{path}, line {number} is not JSON: {str(error)[:200]}.") from error
-        if row is not None and not isinstance(row, dict):
-            raise ConfigError(f"{path}, line {number} is not a JSON object.")
-        if row is not None:
-            rows.append(row)
-    return RecordedSource(path.stem, rows)
+            survey.add(number, row)
+        except ProblemFileError as error:
+            if strict:
+                raise ProblemFileError(f"{where}, {survey.unit} {number}: {error}") from error
+            survey.wrong.append((number, str(error)))
+
+
+def read_file(path: Path, traces: bool = False) -> RecordedSource:
+    """Read a local set.
+
+    Raises:
+        ProblemFileError: As `survey_file`; or no row is a problem.
+    """
+    return RecordedSource(survey_file(path, traces))

@@ -242,6 +242,19 @@ def test_traces_are_replayed_and_an_official_set_is_solved(run: Run, random_mode
         assert {r.n_steps > 0 for r in rows if r.agent == "h2o"} == {True}
 
 
+@pytest.mark.parametrize("problems", ["set.jsonl", "aime"])
+def test_an_environment_of_traces_refuses_problems_without_one(
+    problems: str, run: Run, random_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "set.jsonl").write_text(json.dumps({"problem": "1 + 1?", "answer": "2", "solution": "Two."}) + "\n")
+    code, out, err = run(
+        "bench", "KVEvict-Traces-v0", "--agent", "full", "--budget", 64, "--no-plot", f"--set=problems={problems}",
+        f"--set=model={random_model}", "--set=evict_every=16",
+    )  # fmt: skip
+    assert code == 2 and not out and "trace" in err and err.strip().count("\n") == 0
+    assert ("1 without a recorded trace (line 1)" if problems == "set.jsonl" else "needs_trace=true") in err
+
+
 def test_envs_are_listed(run: Run) -> None:
     code, out, _ = run("envs")
     assert code == 0

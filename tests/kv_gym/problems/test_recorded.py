@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from kv_gym.errors import ConfigError, UnknownNameError
 from kv_gym.problems import problem_count, problem_source, source_entries, source_kind
 from kv_gym.problems.grading import same_answer
 from kv_gym.problems.hub import AIME24, GSM8K, MATH500, HubSet, math_rollouts
-from kv_gym.problems.recorded import INSTRUCTION, RecordedSource, read_file
+from kv_gym.problems.recorded import INSTRUCTION, RecordedSource, read_file, survey_file, survey_rows
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 Write = Callable[..., Path]
@@ -68,11 +69,14 @@ def test_an_environment_has_no_more_problems_than_its_set(write: Write) -> None:
     [
         ("{", r"mine\.jsonl, line 1 is not JSON"),
         ("[1]\n", r"mine\.jsonl, line 1 is not a JSON object"),
-        ({"problem": "p"}, "mine/0: a row needs a question .* this one has problem"),
-        ({"answer": "1"}, "mine/0: a row needs a question"),
+        (
+            {"problem": "p"},
+            r"none of its rows .*without an answer .*\(line 1\)\. The first row has 'problem'\.",
+        ),
+        ({"answer": "1"}, r"mine\.jsonl, line 1: a row needs a question"),
         ("", "'mine' has no rows"),
-        ({"problem": "p", "answer": "abc ####"}, "mine/0: an answer of 0 characters"),
-        ({"problem": "p", "answer": "1" * 201}, "mine/0: an answer of 201 characters"),
+        ({"problem": "p", "answer": "abc ####"}, "1 without an answer that can be graded"),
+        ({"problem": "p", "answer": "1" * 201}, "1 with an answer of more than 200 characters"),
         ('{"problem": "p", "answer": ' + "9" * 5000 + "}", "line 1 is not JSON"),
         ("[" * 100_000, "line 1 is not JSON"),
     ],
@@ -86,7 +90,7 @@ def test_odd_but_right_files_are_read(write: Write) -> None:
     odd = '{"problem": "a\u2028b\x85c", "answer": "1", "is_correct": [1], "trace": "t"}\n'
     source = read_file(write(odd))
     assert source.size("test") == 1 and source.problem("test", 0, 0).family == "all"
-    with pytest.raises(ConfigError, match="'mine' has two problems 'mine/x'"):
+    with pytest.raises(ConfigError, match="line 2: problem set 'mine' has two problems 'mine/x', this one and line 1"):
         read_file(write({"id": "x", "problem": "p", "answer": "1"}, {"id": "x", "problem": "q", "answer": "2"}))
 
 
@@ -152,11 +156,40 @@ def test_math_rollouts_reads_a_folder_a_problem(monkeypatch: pytest.MonkeyPatch,
             return list(files)
 
     stand_in(monkeypatch, "huggingface_hub", HfApi=Api, hf_hub_download=download)
-    source = RecordedSource("traces", math_rollouts(HubSet("some", "some/repo")))
+    source = RecordedSource(survey_rows("traces", math_rollouts(HubSet("some", "some/repo"))))
     assert [source.problem("test", 0, i).id for i in range(source.size("test"))] == [
         "traces/correct_base_solution/problem_7", "traces/incorrect_base_solution/problem_7",
     ]  # fmt: skip
     assert [source.problem("test", 0, i).answer for i in (0, 1)] == ["1", "2"]
+
+
+def test_what_is_left_out_is_told_once(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    row = {"problem": "p", "answer": "1"}
+    read_file(write(row, row | {"answer": "1" * 201}, row | {"answer": None}, row | {"answer": "  "}))
+    assert [record.getMessage() for record in caplog.records] == [
+        "problem set 'mine': 3 of 4 rows are left out: 1 with an answer of more than 200 characters, which cannot be "
+        "graded (line 2); 2 without an answer that can be graded (lines 3, 4)."
+    ]
+
+
+def test_two_problems_of_one_id_are_found_in_a_moment(write: Write) -> None:
+    rows = [{"id": i, "problem": "p", "answer": "1"} for i in range(16_000)]
+    path = write(*rows, rows[-1])
+    start = time.process_time()
+    with pytest.raises(
+        ConfigError, match=r"line 16001: problem set 'mine' has two problems .*/15999', .* and line 16000\."
+    ):
+        read_file(path)
+    assert time.process_time() - start < 2
+    assert [number for number, _ in survey_file(path, strict=False).wrong] == [16_001]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded sets are not part of the repository")
+def test_tasks_without_answers_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="rows can be played: 164 without an answer.* has 'task_id', 'prompt', 'entry_point'"
+    ):
+        read_file(SHARED / "problems" / "humaneval.jsonl")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the recorded sets are not part of the repository")
@@ -165,6 +198,7 @@ def test_math_rollouts_reads_a_folder_a_problem(monkeypatch: pytest.MonkeyPatch,
     [
         ("problems/aime2024", 30, "204"), ("problems/aime2025", 30, "70"), ("problems/gsm8k_test", 1319, "18"),
         ("problems/math500", 500, r"\left( 3, \frac{\pi}{2} \right)"), ("traces/thought_anchors_math", 20, "6.17"),
+        ("traces/long_cot_train", 240, "4.03188"), ("traces/long_cot_other_domains", 37, r"4 \times 10^{5}"),
     ],
 )  # fmt: skip
 def test_real_files_are_read_whole(name: str, size: int, first: str) -> None:

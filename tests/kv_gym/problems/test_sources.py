@@ -15,7 +15,7 @@ from kv_gym import problems
 from kv_gym.config import env_page, make_config
 from kv_gym.errors import ConfigError, UnknownNameError
 from kv_gym.problems import MixedSource, list_problems, problem_source, source_entries
-from kv_gym.problems.recorded import RecordedSource
+from kv_gym.problems.recorded import RecordedSource, survey_rows
 
 PROMISES = {
     "KVEvict-AIME-v0": "894732dc7269ce21",
@@ -87,7 +87,7 @@ def test_sources_take_turns() -> None:
 
 def test_turns_end_with_the_smallest_source() -> None:
     rows = [{"question": f"q{i}", "answer": "1"} for i in range(3)]
-    assert MixedSource([problem_source("aime"), RecordedSource("mine", rows)]).size("test") == 6
+    assert MixedSource([problem_source("aime"), RecordedSource(survey_rows("mine", rows))]).size("test") == 6
 
 
 def test_several_sources_are_a_list_in_settings() -> None:

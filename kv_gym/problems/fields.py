@@ -1,0 +1,279 @@
+r"""What the fields of a row mean: question, gold answer and recorded reasoning, under the names that people give them.
+
+Which field it is goes by the orders below, for each row by itself: the first that is there and not empty. Capitals,
+spaces and hyphens in names do not matter. An answer is what the last ``\boxed{}`` holds, else what stands behind
+``####``, else the text; of the fields in `SOLUTIONS` only a box counts, because they are whole texts.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from kv_gym.errors import ProblemFileError
+from kv_gym.problems.conversations import has_marks, last_exchange, reply, without_marks
+from kv_gym.problems.formats import Row
+from kv_gym.problems.grading import MAX_ANSWER_CHARS, closing_brace
+
+CONVERSATIONS = ("messages", "conversations")
+QUESTION = ("problem", "question", "prompt", "input", *CONVERSATIONS)
+SOLUTIONS = ("solution", *CONVERSATIONS)
+ANSWER = (
+    "answer", "gt_answer", "final_answer", "expected_answer", "ground_truth", "reward_model.ground_truth", "target",
+    "output", *SOLUTIONS,
+)  # fmt: skip
+RECORDINGS = ("reasoning_content", "reasoning", "generation", "generations", "generated_solution")
+TEXTS = ("completion", "response", "output", *CONVERSATIONS, "solution")
+"""Texts that may be a chain of thought: those are that mark a thought, or are too long for an answer."""
+TRACE = ("trace", *RECORDINGS, *TEXTS)
+NAME = ("id", "unique_id", "task_id", "problem_idx")
+FAMILY = ("subject", "type", "contest", "level")
+WHOLE_PROMPTS = ("prompt", "input", *CONVERSATIONS)
+"""Questions that may say themselves how to answer."""
+
+FINAL_MARK = "####"  # GSM8K writes its answer behind this
+BOX = re.compile(r"\\boxed\s*\{")
+MAX_LABEL_CHARS = 200  # of ids, families and names of columns; longer ones are none
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a field gave.
+
+    Attributes:
+        text: Its text; "" if no field has one.
+        name: Name it is known by, in lower case; "" if none.
+        column: Its name in the row.
+    """
+
+    text: str = ""
+    name: str = ""
+    column: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A row as it was understood.
+
+    Attributes:
+        question: What is asked.
+        answer: What is right; of a recording, what it comes to. Of any length.
+        trace: Recorded reasoning.
+        passed_over: Columns that could be the answer and come later in the order.
+    """
+
+    question: Found
+    answer: Found
+    trace: Found
+    passed_over: tuple[str, ...]
+
+
+class Fields:
+    """The fields of a row by the names that they are known by.
+
+    Raises:
+        ProblemFileError: Two columns have one name and say different things.
+    """
+
+    def __init__(self, row: Row) -> None:
+        self._known: dict[str, tuple[str, Any]] = {}
+        for column, value in row.items():
+            if len(column) > MAX_LABEL_CHARS:
+                continue  # none of ours
+            name, column = known_name(column), column.strip()
+            other = self._known.get(name)
+            if other is not None and not _missing(other[1]) and not _missing(value) and other[1] != value:
+                raise ProblemFileError(f"{other[0]!r} and {column!r} are one name and say different things. Drop one.")
+            if other is None or _missing(other[1]):
+                self._known[name] = (column, value)
+        model = self._known.get("reward_model", ("", None))
+        if isinstance(model[1], dict):
+            self._known["reward_model.ground_truth"] = (f"{model[0]}.ground_truth", model[1].get("ground_truth"))
+
+    def __getitem__(self, name: str) -> Any:
+        """Value of a field; None if there is none."""
+        return self._known.get(name, ("", None))[1]
+
+    def there(self, names: tuple[str, ...]) -> Iterator[tuple[str, str, Any]]:
+        """(Name, column, value) of those of some fields that are there and not empty."""
+        for name in names:
+            column, value = self._known.get(name, ("", None))
+            if not _missing(value):
+                yield name, column, value
+
+    def label(self, names: tuple[str, ...]) -> str:
+        """The first of some fields that is a short text or a finite number, as text; "" if none is."""
+        for _, column, value in self.there(names):
+            if isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+                text = whole(str(value), column)
+                if len(text) <= MAX_LABEL_CHARS:
+                    return text
+        return ""
+
+
+@functools.lru_cache(1024)
+def known_name(column: str) -> str:
+    """`groundTruth`, `Ground Truth` and `GROUND-TRUTH` are `ground_truth`."""
+    return re.sub(r"[\s-]", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", column.strip())).lower()
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)
+
+
+def understand(fields: Fields, traces: bool) -> Reading:
+    """Find question, answer and trace.
+
+    Args:
+        fields: Of one row.
+        traces: Whether a trace is looked for in every field that may hold one; otherwise it is in `trace` or nowhere.
+
+    Raises:
+        ProblemFileError: A field that counts holds what cannot be asked, graded or read.
+    """
+    answers = [found for found in _answers(fields) if found.text]
+    trace = _trace(fields, TRACE if traces else TRACE[:1])
+    box = boxed(trace.text)
+    if box and (trace.name != "trace" or not answers):  # beside a `trace`, an answer is what it comes to
+        answers.insert(0, Found(box, trace.name, f"{trace.column} (last box)"))
+    answer = answers[0] if answers else Found()
+    return Reading(_question(fields), answer, trace, tuple(other.column for other in answers[1:]))
+
+
+# --- Question ----------------------------------------------------------------------------------------------------
+
+
+def _question(fields: Fields) -> Found:
+    for name, column, value in fields.there(QUESTION):
+        if name in CONVERSATIONS or (name == "prompt" and isinstance(value, list)):
+            return Found(whole(last_exchange(value, column)[0], column), name, f"{column} (last turn of the user)")
+        return Found(text_of(value, column), name, column)
+    return Found()
+
+
+# --- Answer ------------------------------------------------------------------------------------------------------
+
+
+def _answers(fields: Fields) -> Iterator[Found]:
+    """What each field of an answer says; the first is looked at, the others only if that one is empty."""
+    settled = False
+    for name, column, value in fields.there(ANSWER):
+        if settled:  # what is passed over may be anything
+            yield Found("?", name, column)
+            continue
+        found = _answer(name, column, value)
+        settled = bool(found.text)
+        yield found
+
+
+def _answer(name: str, column: str, value: Any) -> Found:
+    if name in CONVERSATIONS:
+        return Found(boxed(last_exchange(value, column)[1]), name, f"{column} (last reply, boxed)")
+    text = answer_text(value, column)
+    box = boxed(text)
+    if box or name in SOLUTIONS:
+        return Found(box, name, f"{column} (boxed)")
+    if FINAL_MARK in text:
+        return Found(text.rpartition(FINAL_MARK)[2].replace(",", "").strip(), name, column)
+    return Found("" if name == "output" and len(text) > MAX_ANSWER_CHARS else text, name, column)
+
+
+def answer_text(value: Any, column: str) -> str:
+    """An answer as text.
+
+    Raises:
+        ProblemFileError: It is no text and no finite number, nor a list of one of those.
+    """
+    if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], list):
+        return answer_text(value[0], column)
+    if isinstance(value, str):
+        return whole(value.strip(), column)
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if number and math.isfinite(value):
+        return str(value)
+    raise ProblemFileError(
+        f"{column} is {described(value)}, which cannot be graded. An answer is a text or a number; several are one "
+        "text, such as '1, 2'."
+    )
+
+
+def boxed(text: str) -> str:
+    r"""What the last ``\boxed{}`` of a whole text holds; "" if there is none, or it is not closed."""
+    start = max((box.end() for box in BOX.finditer(text)), default=0)
+    end = closing_brace(text[: start + 10 * MAX_ANSWER_CHARS], start) if start else None
+    return "" if end is None else text[start:end].strip()
+
+
+# --- Trace -------------------------------------------------------------------------------------------------------
+
+
+def _trace(fields: Fields, names: tuple[str, ...]) -> Found:
+    """A `trace` is read as it stands; of other recordings the marks around thoughts are left out."""
+    for name, column, value in fields.there(names):
+        if name == "trace":
+            return Found(text_of(value, column), name, column)
+        text = _recording(name, column, value)
+        if name in RECORDINGS or has_marks(text) or len(text) > MAX_ANSWER_CHARS:
+            clean = without_marks(text)
+            if clean:
+                return Found(clean, name, column)
+    return Found()
+
+
+def _recording(name: str, column: str, value: Any) -> str:
+    if name in CONVERSATIONS:
+        return whole(last_exchange(value, column)[1], column)
+    if name == "generations" and isinstance(value, list):
+        return text_of(value[0], f"the first of {column}")
+    if name in ("completion", "response") and isinstance(value, list):
+        return whole(reply(value, column), column)
+    return text_of(value, column) if name in RECORDINGS or isinstance(value, str) else ""
+
+
+# --- Values ------------------------------------------------------------------------------------------------------
+
+
+def text_of(value: Any, column: str) -> str:
+    """A value that must be text.
+
+    Raises:
+        ProblemFileError: It is something else.
+    """
+    if not isinstance(value, str):
+        raise ProblemFileError(f"{column} is {described(value)}, where a text belongs.")
+    return whole(value, column)
+
+
+def whole(text: str, column: str) -> str:
+    """A text of whole characters.
+
+    Raises:
+        ProblemFileError: It has a half of a surrogate pair, which no tokenizer reads.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ord(text[error.start])
+        raise ProblemFileError(
+            f"{column} has half a character (surrogate U+{half:04X}) at place {error.start}. Write the file again in "
+            "UTF-8."
+        ) from error
+    return text
+
+
+def described(value: Any) -> str:
+    """What a value is, in words."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float | Decimal):
+        return f"the number {str(value)[:40]}" if math.isfinite(value) else str(value)
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return "an object" if isinstance(value, Mapping) else f"of type {type(value).__name__}"
