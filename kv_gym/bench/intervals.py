@@ -39,7 +39,7 @@ def mean_interval(values: Sequence[float], problems: Sequence[Hashable], seed: i
     if not len(values):
         return None
     table, count = _by_problem(problems, values)
-    return _interval(float(_means(table, count)[0]), _draws(table, count, seed)[0])
+    return interval_of(float(_means(table, count)[0]), _draws(table, count, seed)[0])
 
 
 def proportion_interval(values: Sequence[float], problems: Sequence[Hashable], seed: int = 0) -> Interval | None:
@@ -67,7 +67,7 @@ def ratio_interval(
         return None
     drawn_above, drawn_below = _draws(table, count, seed)
     possible = drawn_below != 0
-    return _interval(float(above / below), drawn_above[possible] / drawn_below[possible])
+    return interval_of(float(above / below), drawn_above[possible] / drawn_below[possible])
 
 
 def difference_interval(
@@ -77,7 +77,20 @@ def difference_interval(
     return mean_interval([a - b for a, b in zip(ours, theirs, strict=True)], problems, seed)
 
 
-def _interval(value: float, draws: Floats) -> Interval:
+def drawn_means(
+    columns: Sequence[Sequence[float]], problems: Sequence[Hashable], seed: int = 0
+) -> tuple[Floats, Floats]:
+    """Means of several columns of the same episodes, and those of `N_DRAWS` bootstrap samples that all columns share.
+
+    Returns:
+        ([C], [C, N_DRAWS]).
+    """
+    table, count = _by_problem(problems, *columns)
+    return _means(table, count), _draws(table, count, seed)
+
+
+def interval_of(value: float, draws: Floats) -> Interval:
+    """A value with the interval that holds `LEVEL` of its draws."""
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high))
 

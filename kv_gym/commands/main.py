@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kv_gym import __version__
+from kv_gym.commands.agreement import agreement
 from kv_gym.commands.bench import bench
 from kv_gym.commands.leaderboard import leaderboard_app
 from kv_gym.commands.lists import agents, envs
@@ -32,7 +33,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(submit_app, name="submit")
 app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME --help`)."), name="train")
 app.add_typer(leaderboard_app, name="leaderboard")
-for command in (bench, report, migrate, agents, envs, problems, watch, record, replay):
+for command in (bench, report, agreement, migrate, agents, envs, problems, watch, record, replay):
     app.command()(command)
 
 

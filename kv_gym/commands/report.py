@@ -13,7 +13,7 @@ from kv_gym.errors import ConfigError
 
 if TYPE_CHECKING:
     from kv_gym.bench.report import Report
-    from kv_gym.bench.rows import EpisodeRow, RunRow
+    from kv_gym.bench.rows import EpisodeRow, Rows, RunRow
 
 ROWS_FILE, REPORT_FILE, PLOT_FILE = "rows.jsonl", "report.json", "accuracy.png"
 MAX_ANSWER_CHARS = 40  # in a table
@@ -40,16 +40,9 @@ def report(
     """
     if (lost is None) != (against is None):
         raise ConfigError("--lost AGENT and --against AGENT go together.")
-    from kv_gym.bench.report import build_report, newest_rows
-    from kv_gym.bench.rows import RowFileError, read_rows
+    from kv_gym.bench.report import build_report
 
-    path = rows / ROWS_FILE if rows.is_dir() else rows
-    if rows.is_dir() and not path.exists():
-        path = path.with_name(f"{ROWS_FILE}.gz")
-    found = read_rows(path)
-    chosen = newest_rows(found)
-    if not chosen:
-        raise RowFileError(f"{path} holds no episodes yet. Run `kv-gym bench` first.")
+    chosen, found, path = stored_rows(rows)
     if lost is not None and against is not None:
         _show_lost(chosen, found.runs, lost, against, budget or [], path.parent)
         return
@@ -60,6 +53,25 @@ def report(
         print(markdown(summed))
         return
     show(summed, as_json, plot)
+
+
+def stored_rows(place: Path) -> tuple[list[EpisodeRow], Rows, Path]:
+    """The rows of a file, or of a folder, that belong together; all that the file holds; and its path.
+
+    Raises:
+        RowFileError: There is no such file, it is damaged, or it holds no episodes.
+    """
+    from kv_gym.bench.report import newest_rows
+    from kv_gym.bench.rows import RowFileError, read_rows
+
+    path = place / ROWS_FILE if place.is_dir() else place
+    if place.is_dir() and not path.exists():
+        path = path.with_name(f"{ROWS_FILE}.gz")
+    found = read_rows(path)
+    chosen = newest_rows(found)
+    if not chosen:
+        raise RowFileError(f"{path} holds no episodes yet. Run `kv-gym bench` first.")
+    return chosen, found, path
 
 
 def _show_lost(
