@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from kv_gym.errors import ConfigError, UnknownNameError
 from kv_gym.llm.attention import ATTENTION_NAME
 from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.proofs import proven
 from kv_gym.llm.support import check_supported
 
 _TINY = Path(__file__).parent / "tiny"
@@ -67,7 +68,7 @@ def _load(name: str, revision: str | None, dtype: str, device: str) -> FrozenLLM
     if tokenizer.chat_template == "":  # a GGUF file without one gives an empty text
         tokenizer.chat_template = None
     model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps torch's method without its types
-    return FrozenLLM(model, tokenizer, name)
+    return proven(FrozenLLM(model, tokenizer, name))
 
 
 def forget_llm() -> None:

@@ -14,7 +14,7 @@ from kv_gym.llm.tiny.tokenizer import build_tokenizer
 
 def test_every_family_holds_the_truths(models: tuple[object, FrozenLLM]) -> None:
     _, llm = models
-    assert [truth.held for truth in check.check_truths(llm)] == [True] * 3
+    assert [truth.held for truth in check.check_truths(llm)] == [True] * 5
     assert check.missing_parts(llm) == []
 
 
@@ -35,18 +35,18 @@ def test_positions_of_the_shrunken_cache_are_seen(llm: FrozenLLM, monkeypatch: p
     monkeypatch.setattr(
         llm, "read", lambda tokens, positions, cache: read(tokens, positions - positions[:, :1] + cache.length, cache)
     )
-    assert held(llm) == [True, False, True]
+    assert held(llm) == [True, False, False, True, True]
 
 
 def test_evicting_other_slots_is_seen(llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     evict = SlotCache.evict
     monkeypatch.setattr(SlotCache, "evict", lambda cache, keep: evict(cache, keep.roll(1, 2)))  # of the next head
-    assert held(llm) == [True, False, True]
+    assert held(llm) == [True, False, False, True, True]
 
 
 def test_a_chunk_that_sees_its_future_is_seen(llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SlotCache, "visible", lambda cache, length, group: None)
-    assert held(llm)[0] is False and held(llm)[2] is False
+    assert held(llm)[0] is False and held(llm)[3] is False
 
 
 def test_what_a_model_lacks_is_named() -> None:
@@ -55,6 +55,6 @@ def test_what_a_model_lacks_is_named() -> None:
     )
     torch.manual_seed(0)
     llm = FrozenLLM(GPTNeoXForCausalLM(config), build_tokenizer(), "neox")
-    assert held(llm) == [True] * 3
+    assert held(llm) == [True] * 5
     (missing,) = check.missing_parts(llm)
     assert "output projection" in missing and "GPTNeoXForCausalLM has no self_attn.o_proj" in missing
