@@ -55,7 +55,7 @@ def check(
 
     try:
         llm = load_llm(model, revision, dtype, device)
-        truths = check_truths(llm, LONG)
+        truths = check_truths(llm, long=LONG)
     except UnprovenModelError as error:
         show_truths(error.truths)
         raise

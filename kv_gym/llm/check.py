@@ -25,8 +25,8 @@ ALLOWED = {torch.float32: 2e-5, torch.float16: 1.5e-2, torch.bfloat16: 5e-2}
 """Largest difference that is rounding, of the largest logit or key. Measured on random models of all families: below
 1e-6, 7e-3 and 1e-2. Wrong positions, the usual bug, move keys by more than 0.5 in any dtype, and in float32 even the
 logits of models that hardly look at positions by 100 times as much."""
-LONG = 1024
-"""Tokens of the longest text that is read."""
+SHORT, LENGTH, LONG = 14, 56, 1024
+"""Tokens of the texts that are read when a model is first loaded, by default, and by `kv-gym models check` too."""
 
 
 @dataclass(frozen=True)
@@ -134,31 +134,26 @@ def _attention_modules(model: Any) -> list[torch.nn.Module]:
     return [found[layer] for layer in sorted(found)]
 
 
-def check_truths(llm: FrozenLLM, long: int | None = None) -> list[Truth]:
+def check_truths(llm: FrozenLLM, length: int = LENGTH, long: int = 0) -> list[Truth]:
     """Check the truths on random tokens.
 
     Args:
         llm: The frozen LLM.
+        length: Tokens of the texts; fewer, if the model is right for fewer.
         long: Read a text of so many tokens too, or of as many as the model is right for.
 
     Raises:
         UnsupportedModelError: The model cannot even be compared with itself.
     """
+    longest = length if llm.limit is None else min(length, llm.limit.tokens)
+    if longest < SHORT:
+        raise UnsupportedModelError(f"{llm.name} is right for texts of {longest} tokens only, which is too short.")
     with foreign_code(type(llm.model).__name__, "it was compared with transformers' own attention"):
         try:
-            found = [*_same_as_plain(llm), *_same_among_itself(llm)]
-            return found if long is None else [*found, _long_text(llm, long)]
+            found = _short_texts(llm, longest // 7)
+            return [*found, _long_text(llm, long)] if long else found
         finally:
             llm.model.set_attn_implementation(ATTENTION_NAME)
-
-
-def _sizes(llm: FrozenLLM) -> tuple[int, int, int]:
-    """(Budget, slots that go at once, tokens of a text), which the model must be right for."""
-    longest = 56 if llm.limit is None else min(56, llm.limit.tokens)
-    every = longest // 7
-    if not every:
-        raise UnsupportedModelError(f"{llm.name} is right for texts of {longest} tokens only, which is too short.")
-    return 3 * every, every, 7 * every
 
 
 def _texts(llm: FrozenLLM, n: int, length: int) -> Tensor:
@@ -167,42 +162,36 @@ def _texts(llm: FrozenLLM, n: int, length: int) -> Tensor:
     return torch.randint(3, llm.n_vocabulary, (n, length), generator=generator).to(llm.shape.device)
 
 
-def _same_as_plain(llm: FrozenLLM) -> list[Truth]:
-    """Truths against transformers' own attention."""
-    budget, every, length = _sizes(llm)
+def _short_texts(llm: FrozenLLM, every: int) -> list[Truth]:
+    """Read two texts of seven windows, with three evictions."""
+    budget, length = 3 * every, 7 * every
     tokens = _texts(llm, 2, length)
-    whole = SlotCache(llm.shape, 2, length - every, every)
-    kept = llm.read(tokens, positions_of(2, 0, length, tokens.device), whole)
+    positions = positions_of(2, 0, length, tokens.device).clone()
+    kept = llm.read(tokens, positions, SlotCache(llm.shape, 2, length - every, every))
+    positions[1] += _far(llm, length)
+    beside = llm.read(tokens, positions, SlotCache(llm.shape, 2, length - every, every))
     evicted, cache, visible = evicting_run(llm, tokens, budget, every, chunked=False)
-    llm.model.set_attn_implementation("eager")
-    with torch.no_grad():
-        plain = llm.model(tokens, use_cache=False).logits  # it finds positions and mask by itself
+    chunked, _, _ = evicting_run(llm, tokens, budget, every, chunked=True)
+    plain = _plain_run(llm, tokens)
     theirs: Any = DynamicCache()
     masked = masked_run(llm.model, tokens, visible, cache=theirs, cache_name=llm.cache_name).logits
-    llm.model.set_attn_implementation(ATTENTION_NAME)
-    mine = cache.keys[..., : cache.length, :]
+    keys = torch.stack([layer.keys for layer in theirs.layers])
     left = visible[..., -1, :].int().sort(dim=-1, descending=True, stable=True).indices[..., : cache.length, None]
-    keys = torch.stack([layer.keys for layer in theirs.layers]).gather(-2, left.expand_as(mine))
+    mine = cache.keys[..., : cache.length, :]
     return [
         _truth(llm, "no eviction is the plain model", kept, plain),
         _truth(llm, "evicting is masking those slots", evicted, masked[:, budget + every - 1 :]),
-        _truth(llm, "slots that stay keep their keys", mine, keys),
+        _truth(llm, "slots that stay keep their keys", mine, keys.gather(-2, left.expand_as(mine))),
+        _truth(llm, "a chunk is its tokens one by one", chunked, evicted),
+        _truth(llm, "a row does not see the length of others", beside[:1], kept[:1]),
     ]
 
 
-def _same_among_itself(llm: FrozenLLM) -> list[Truth]:
-    """Truths that need no other attention."""
-    budget, every, length = _sizes(llm)
-    tokens = _texts(llm, 2, length)
-    one_by_one, chunked = (evicting_run(llm, tokens, budget, every, chunked)[0] for chunked in (False, True))
-    positions = positions_of(2, 0, length, tokens.device).clone()
-    alone = llm.read(tokens[:1], positions[:1], SlotCache(llm.shape, 1, length - every, every))
-    positions[1] += _far(llm, length)
-    beside = llm.read(tokens, positions, SlotCache(llm.shape, 2, length - every, every))[:1]
-    return [
-        _truth(llm, "a chunk is its tokens one by one", chunked, one_by_one),
-        _truth(llm, "a row does not see the length of others", beside, alone),
-    ]
+@torch.no_grad()
+def _plain_run(llm: FrozenLLM, tokens: Tensor) -> Tensor:
+    """Logits of transformers' own attention, which finds positions and mask by itself; it stays switched on."""
+    llm.model.set_attn_implementation("eager")
+    return llm.model(tokens, use_cache=False).logits
 
 
 def _far(llm: FrozenLLM, length: int) -> int:
@@ -216,12 +205,9 @@ def _long_text(llm: FrozenLLM, long: int) -> Truth:
     """The first truth on a longer text, up to the last token that the model is right for."""
     length = long if llm.limit is None else min(long, llm.limit.tokens)
     tokens = _texts(llm, 1, length)
-    cache = FullCache(llm.shape, 1, length)
-    found = llm.read(tokens, positions_of(1, 0, length, tokens.device), cache)
-    llm.model.set_attn_implementation("eager")
-    with torch.no_grad():
-        plain = llm.model(tokens, use_cache=False).logits
-    return _truth(llm, f"so it is in a text of {length} tokens", found, plain)
+    llm.model.set_attn_implementation(ATTENTION_NAME)
+    found = llm.read(tokens, positions_of(1, 0, length, tokens.device), FullCache(llm.shape, 1, length))
+    return _truth(llm, f"so it is in a text of {length} tokens", found, _plain_run(llm, tokens))
 
 
 def _truth(llm: FrozenLLM, claim: str, found: Tensor, wanted: Tensor) -> Truth:

@@ -37,9 +37,9 @@ class FrozenLLM:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.name = tokenizer, name
-        config = model.config.get_text_config()
-        check_supported(config)
         with foreign_code(type(model).__name__, "it read two tokens"):
+            config = model.config.get_text_config()
+            check_supported(config)
             self.cache_name, self._open = _argument_names(model)
             self.model.set_attn_implementation("eager")
             self.shape = self._find_shape(config)
@@ -161,10 +161,10 @@ class FrozenLLM:
         self.model(input_ids=tokens, use_cache=True, **{self.cache_name: cache})
         sizes = {tuple(states.shape[1::2]) for layer in cache.layers for states in (layer.keys, layer.values)}
         if len(sizes) != 1:
-            said = ", ".join(f"{n_heads} of {width}" for n_heads, width in sorted(sizes)) or "none"
+            said = ", ".join(f"{n_heads} of {width}" for n_heads, width in sorted(sizes)) or "none at all"
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} keeps keys and values of several shapes (KV heads: {said}). Use a model "
-                "whose layers are alike."
+                f"{type(self.model).__name__} does not keep keys and values of one shape (KV heads: {said}). Use a "
+                "model whose layers are alike."
             )
         [(n_kv_heads, head_dim)] = sizes
         return CacheShape(
@@ -185,7 +185,8 @@ class FrozenLLM:
         missing = sorted(set(range(self.shape.n_layers)) - seen)
         if missing:
             raise UnsupportedModelError(
-                f"{type(self.model).__name__}: layers {missing} bypass transformers' AttentionInterface."
+                f"{type(self.model).__name__}: layers {missing} bypass transformers' AttentionInterface. Use another "
+                "model; docs/models.md lists the families that work."
             )
 
     def _first_positions(self, length: int) -> Tensor:

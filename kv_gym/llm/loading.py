@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from kv_gym.errors import ConfigError, UnknownNameError
-from kv_gym.llm.attention import ATTENTION_NAME
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.proofs import proven
 from kv_gym.llm.support import check_supported
@@ -57,8 +56,8 @@ def _load(name: str, revision: str | None, dtype: str, device: str) -> FrozenLLM
         with _silent() if "gguf_file" in options else contextlib.nullcontext():
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
             model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], attn_implementation=ATTENTION_NAME, **options
-            )
+                path, dtype=DTYPES[dtype], attn_implementation="eager", **options
+            )  # which every model knows; FrozenLLM sets ours
     except (OSError, ValueError, struct.error, IndexError) as error:  # the last two for damaged GGUF files
         raise UnknownNameError(
             f"model {name!r} (revision {revision}) cannot be loaded: it is neither embedded ({', '.join(EMBEDDED)}), "

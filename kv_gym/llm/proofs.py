@@ -13,7 +13,7 @@ import transformers
 
 from kv_gym.errors import UnsupportedModelError
 from kv_gym.files import cache_folder, write_whole
-from kv_gym.llm.check import Truth, check_truths
+from kv_gym.llm.check import SHORT, Truth, check_truths
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.known import known_models
 
@@ -52,7 +52,7 @@ def proven(llm: FrozenLLM) -> FrozenLLM:
     path, made_by = proof_path(llm.fingerprint), _made_by(llm)
     truths = _stored(path, made_by)
     if truths is None:
-        truths = check_truths(llm)
+        truths = check_truths(llm, SHORT)
         _store(path, made_by, truths)
     if not all(truth.held for truth in truths):
         raise UnprovenModelError(f"{llm.name} ({type(llm.model).__name__})", truths)

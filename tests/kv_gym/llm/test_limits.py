@@ -110,7 +110,7 @@ WINDOWED = {
 def test_layers_with_a_window_are_full_attention_up_to_it(name: str) -> None:
     llm, plain, tokens = frozen(WINDOWED[name]), plain_model(WINDOWED[name]), texts(2, 56)
     assert llm.limit is not None and llm.limit.tokens == 48
-    assert all(truth.held for truth in check_truths(llm, 1024))
+    assert all(truth.held for truth in check_truths(llm, long=1024))
     gaps = (read(llm, tokens) - plain(tokens).logits).abs().amax((0, 2))
     assert gaps[:48].max() < 1e-5 < 1e-4 < gaps[48:].min(), "the first token past the window is wrong"
 
@@ -125,7 +125,7 @@ def test_a_window_that_nothing_uses_is_no_end() -> None:
 def test_positions_in_a_table_end_with_it() -> None:
     llm = frozen(GPT2Config(vocab_size=63, n_embd=32, n_layer=2, n_head=4, n_positions=80))
     assert llm.limit is not None and llm.limit.tokens == 80 and llm.limit.hard
-    assert all(truth.held for truth in check_truths(llm, 1024))
+    assert all(truth.held for truth in check_truths(llm, long=1024))
     problem = Problem(id="p1", family="f", prompt="1+1=" * 10, answer="2")
     with pytest.raises(ConfigError, match=r"problem p1 may get .* tokens long, but 'model' cannot read more than 80"):
         list(generate_references(llm, [problem], [0], Decoding(), 80, 8))
