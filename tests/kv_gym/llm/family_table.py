@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -207,8 +208,8 @@ def build(config: PretrainedConfig, folder: Path) -> None:
 
 
 def said(error: Exception, family: str, folder: Path | None = None) -> str:
-    """An error in one line for a table, without paths and what follows from being refused."""
-    text = " ".join(str(error).split()).replace("|", "/")
+    """An error in one line for a table, without paths, figures, and what is said of all."""
+    text = re.sub(r" \(off by [^)]*\)", "", " ".join(str(error).split()).replace("|", "/"))
     if folder is not None:
         text = text.replace(str(folder), family)
     if not isinstance(error, KVGymError):
