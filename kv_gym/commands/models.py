@@ -32,7 +32,10 @@ def models(context: typer.Context) -> None:
         heads = f"{model.q_heads}/{model.kv_heads} x {model.head_dim}"
         table.add_row(name, model.architecture, model.size, str(model.layers), heads, "; ".join(figures))
     console().print(table)
-    say(f"Families tested with random weights: {', '.join(known.families)}. Another one: kv-gym models check ID")
+    say(
+        f"Families tested with random weights: {', '.join(known.families)}. All others: "
+        "docs/models.md. Your own: kv-gym models check ID"
+    )
 
 
 @models_app.command()
@@ -58,7 +61,8 @@ def check(
         truths = check_truths(llm, long=LONG)
     except UnprovenModelError as error:
         show_truths(error.truths)
-        raise
+        say(str(error))
+        raise typer.Exit(1) from error
     show_truths(truths)
     terminal, shape = console(), llm.shape
     template = "its own" if llm.tokenizer.chat_template else "none, prompts are read as they are"

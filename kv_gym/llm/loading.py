@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from kv_gym.errors import ConfigError, UnknownNameError
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.proofs import proven
-from kv_gym.llm.support import check_supported
+from kv_gym.llm.support import check_supported, foreign_code
 
 _TINY = Path(__file__).parent / "tiny"
 EMBEDDED = {"tiny": _TINY / "weights", "tiny-domains": _TINY / "domains"}
@@ -36,12 +36,13 @@ def load_llm(name: str, revision: str | None = None, dtype: str = "float32", dev
 
     Raises:
         UnknownNameError: No such model here or on the hub.
-        UnsupportedModelError: Its layers cannot be evicted slot by slot.
+        UnsupportedModelError: Its layers cannot be evicted slot by slot, a check fails, or its own code does.
         ConfigError: Unknown dtype, or a ``.gguf`` file without the packages that read it.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
-    return _load(name, revision, dtype, device)
+    with foreign_code(name, "it was loaded"):
+        return _load(name, revision, dtype, device)
 
 
 @functools.lru_cache(maxsize=4)  # keyed by position: defaults that are written out give the same entry

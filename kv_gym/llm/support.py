@@ -61,6 +61,6 @@ def foreign_code(name: str, doing: str) -> Iterator[None]:
     except Exception as error:
         said = " ".join(str(error).split())[:300]
         raise UnsupportedModelError(
-            f"{name} does not run on slot attention ({type(error).__name__} while {doing}: {said}). Use another model; "
+            f"{name} cannot be used ({type(error).__name__} while {doing}: {said}). Use another model; "
             "docs/models.md lists the families that work."
         ) from error

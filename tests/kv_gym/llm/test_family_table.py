@@ -35,7 +35,7 @@ WHAT = {
     "deepseek_v3": ("refused", "latent attention"),
     "diffllama": ("refused", "does not hold that evicting is masking"),
     "jetmoe": ("refused", "4 KV heads where its config says 2"),
-    "doge": ("refused", "DogeForCausalLM does not run on slot attention"),
+    "doge": ("refused", "DogeForCausalLM cannot be used (ValueError while it was compared"),
     "roberta": ("refused", "does not hold that no eviction is the plain model"),
     "gpt_oss": ("refused", "'s_aux'"),
     "gemma2": ("refused", "'softcap'"),
@@ -62,6 +62,12 @@ def test_a_family_that_computes_something_else_is_wrong(tmp_path: Path, monkeypa
     monkeypatch.setattr(limits, "_windows", lambda config: [])
     found = judge("gemma3_text", tmp_path)
     assert found.verdict == "wrong" and "off in a text of 288 tokens" in found.detail
+
+
+def test_whatever_a_tokenizer_raises_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *args, **kwargs: 1 // 0)
+    found = judge("llama", tmp_path)
+    assert found.verdict == "refused" and "cannot be used (ZeroDivisionError while it was loaded: " in found.detail
 
 
 def test_an_error_that_nobody_expects_is_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
