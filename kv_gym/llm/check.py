@@ -215,7 +215,7 @@ def _truth(llm: FrozenLLM, claim: str, found: Tensor, wanted: Tensor) -> Truth:
 
     In shorter types it is the token at the third quartile, because there rounding sends some to other experts.
     """
-    each = (found.float() - wanted.float()).abs().amax(-1).flatten() / wanted.float().abs().max()
+    each = (found.float() - wanted.float()).abs_().amax(-1).flatten() / wanted.float().abs().max()
     dtype = llm.shape.dtype
     gap = each.max() if dtype == torch.float32 else each.quantile(0.75)
     return Truth(claim, float(gap), ALLOWED[dtype])

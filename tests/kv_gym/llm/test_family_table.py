@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import family_table
@@ -79,7 +80,10 @@ def test_the_page_covers_every_family_and_none_is_wrong() -> None:
     version, verdicts = written(PAGE.read_text())
     if version == transformers.__version__:
         assert set(verdicts) == set(family_table.families())
-    assert set(verdicts.values()) <= {"proven", "refused", "not built"} and len(verdicts) > 150
+    assert set(verdicts.values()) <= {"proven", "refused", "not built"}
+    count = Counter(verdicts.values())
+    said = f"{len(verdicts)} families of causal LMs {count['proven']} are proven and {count['refused']} refused"
+    assert said in " ".join((PAGE.parents[1] / "README.md").read_text().split())
 
 
 @pytest.mark.slow
