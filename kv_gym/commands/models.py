@@ -46,19 +46,22 @@ def check(
     dtype: Annotated[
         str, typer.Option(help="float32, or bfloat16 or float16 with the tolerance of that type.")
     ] = "float32",
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Length of the longest text that is read, if the model is right for as many.")
+    ] = 1024,
 ) -> None:
     """Prove on a model that evicting slots does what it says, and say what is unsupported. Exits with 1 if it does not.
 
     float32 shows most: rounding in shorter types can hide small mistakes. Every model is checked like this in its own
     type when it is first loaded; here a longer text is read too.
     """
-    from kv_gym.llm.check import LONG, check_truths, missing_parts
+    from kv_gym.llm.check import check_truths, missing_parts
     from kv_gym.llm.loading import load_llm
     from kv_gym.llm.proofs import UnprovenModelError
 
     try:
         llm = load_llm(model, revision, dtype, device)
-        truths = check_truths(llm, long=LONG)
+        truths = check_truths(llm, long=tokens)
     except UnprovenModelError as error:
         show_truths(error.truths)
         say(str(error))

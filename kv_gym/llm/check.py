@@ -25,8 +25,8 @@ ALLOWED = {torch.float32: 2e-5, torch.float16: 1.5e-2, torch.bfloat16: 5e-2}
 """Largest difference that is rounding, of the largest logit or key. Measured on random models of all families: below
 1e-6, 7e-3 and 1e-2. Wrong positions, the usual bug, move keys by more than 0.5 in any dtype, and in float32 even the
 logits of models that hardly look at positions by 100 times as much."""
-SHORT, LENGTH, LONG = 14, 56, 1024
-"""Tokens of the texts that are read when a model is first loaded, by default, and by `kv-gym models check` too."""
+SHORT, LENGTH = 14, 56
+"""Tokens of the texts that are read: when a model is first loaded, and by `kv-gym models check`."""
 
 
 @dataclass(frozen=True)

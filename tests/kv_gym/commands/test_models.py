@@ -51,6 +51,8 @@ def test_a_model_is_checked_in_its_own_type(run: Run, dtype: str) -> None:
 
 def test_a_length_that_ends_is_said_and_read_to_its_end(run: Run, tmp_path: Path) -> None:
     save(MistralConfig(**SIZES, sliding_window=200), tmp_path / "model")
+    code, out, _ = run("models", "check", "model", "--tokens", "150")
+    assert code == 0 and "a text of 150 tokens" in out
     code, out, _ = run("models", "check", "model")
     assert code == 0 and "a text of 200 tokens" in out
     assert "Right for texts of up to 200 tokens, because its sliding_attention layers" in " ".join(out.split())

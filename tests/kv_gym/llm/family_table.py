@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from kv_gym.errors import KVGymError
 from kv_gym.llm.cache import FullCache
-from kv_gym.llm.check import positions_of
+from kv_gym.llm.check import missing_parts, positions_of
 from kv_gym.llm.loading import forget_llm, load_llm
 from kv_gym.llm.support import check_supported, foreign_code
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
@@ -173,7 +173,9 @@ def read_model(folder: Path) -> Verdict:
     gap = float((found - wanted).abs().max() / wanted.abs().max())
     if not gap < 2e-5:
         return Verdict("wrong", f"{gap:.1e} off in a text of {length} tokens")
-    return Verdict("proven", "" if llm.limit is None else f"up to {end_of(llm.limit.why)}")
+    details = [] if llm.limit is None else [f"up to {end_of(llm.limit.why)}"]
+    details += [f"without {missing.split(':')[0]}" for missing in missing_parts(llm)]
+    return Verdict("proven", "; ".join(details))
 
 
 def end_of(why: str) -> str:
