@@ -23,7 +23,7 @@ from torch import Tensor
 from kv_gym.config import EnvConfig
 from kv_gym.engine.capacity import check_capacity
 from kv_gym.engine.decoding import Decoding, surprisal_and_entropy, uniform_draws
-from kv_gym.errors import ConfigError, ReferenceFileError
+from kv_gym.errors import ReferenceFileError
 from kv_gym.files import cache_folder, write_whole
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.frozen import FrozenLLM
@@ -267,13 +267,6 @@ def generate_references(
     n_known = n_prompt + torch.tensor([len(trace) for trace in traces], device=device)
     end = n_known + torch.tensor([max_answer_tokens if trace else max_new_tokens for trace in traces], device=device)
     capacity = int(end.max())
-    if llm.limit is not None and llm.limit.hard and capacity > llm.limit.tokens:
-        longest = problems[int(end.argmax())].id
-        raise ConfigError(
-            f"problem {longest} may get {capacity} tokens long, but {llm.name!r} cannot read more than "
-            f"{llm.limit.tokens}, because {llm.limit.why}. Lower max_new_tokens, leave the problem out, or use another "
-            "model."
-        )
     tokens = torch.zeros(n, capacity + 1, dtype=torch.long, device=device)
     for row, known in enumerate(prompt + trace for prompt, trace in zip(prompts, traces, strict=True)):
         tokens[row, : len(known)] = torch.tensor(known, device=device)

@@ -168,7 +168,7 @@ def _short_texts(llm: FrozenLLM, every: int) -> list[Truth]:
     tokens = _texts(llm, 2, length)
     positions = positions_of(2, 0, length, tokens.device).clone()
     kept = llm.read(tokens, positions, SlotCache(llm.shape, 2, length - every, every))
-    positions[1] += _far(llm, length)
+    positions[1] += _far(llm)
     beside = llm.read(tokens, positions, SlotCache(llm.shape, 2, length - every, every))
     evicted, cache, visible = evicting_run(llm, tokens, budget, every, chunked=False)
     chunked, _, _ = evicting_run(llm, tokens, budget, every, chunked=True)
@@ -194,10 +194,8 @@ def _plain_run(llm: FrozenLLM, tokens: Tensor) -> Tensor:
     return llm.model(tokens, use_cache=False).logits
 
 
-def _far(llm: FrozenLLM, length: int) -> int:
-    """How far behind a row may lie that must not change another: past every length that models know of, if it can."""
-    if llm.limit is not None and llm.limit.hard:
-        return llm.limit.tokens - length
+def _far(llm: FrozenLLM) -> int:
+    """How far behind a row lies that must not change another: past every length that models know of."""
     return max(int(getattr(llm.model.config.get_text_config(), "max_position_embeddings", None) or 0), 2**14)
 
 

@@ -14,7 +14,7 @@ from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.attention import ATTENTION_NAME, CACHE_KWARG, READING, unrotate, unrotation
 from kv_gym.llm.cache import CacheShape, FullCache, SlotCache
 from kv_gym.llm.fingerprint import fingerprint
-from kv_gym.llm.limits import hold_rope, text_limit
+from kv_gym.llm.limits import text_limit
 from kv_gym.llm.support import check_supported, foreign_code
 
 
@@ -45,7 +45,6 @@ class FrozenLLM:
             self.shape = self._find_shape(config)
             self.n_vocabulary = int(config.vocab_size)
             self.limit = text_limit(model)
-            hold_rope(model, self.limit)
             self.model.set_attn_implementation(ATTENTION_NAME)
             if config._attn_implementation != ATTENTION_NAME:
                 raise UnsupportedModelError(
@@ -70,7 +69,7 @@ class FrozenLLM:
         cache.begin(positions)
         reading = READING.set(cache)
         try:
-            arguments: dict[str, Any] = {self.cache_name: cache, "position_ids": positions}
+            arguments: dict[str, Any] = {self.cache_name: cache, "position_ids": self._within(positions)}
             if self._open:
                 arguments |= {"logits_to_keep": 1 if last_only else 0, CACHE_KWARG: cache}
             output = self.model(input_ids=tokens, attention_mask=self._no_mask, use_cache=True, **arguments)
@@ -81,9 +80,13 @@ class FrozenLLM:
     @torch.no_grad()
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of RoPE at positions [N, T], each [N, T, R] float32."""
-        rows = [self._decoder.rotary_emb(self._no_mask.float(), row[None]) for row in positions]
+        rows = [self._decoder.rotary_emb(self._no_mask.float(), row[None]) for row in self._within(positions)]
         cos, sin = (torch.cat(values).float() for values in zip(*rows, strict=True))
         return cos, sin
+
+    def _within(self, positions: Tensor) -> Tensor:
+        """Positions that the model is right for: beyond, it would turn the keys of all rows otherwise, or fail."""
+        return positions if self.limit is None else positions.clamp_max(self.limit.tokens - 1)
 
     def check_rotary(self) -> None:
         """Refuse models on whose queries `unrotate` does not undo RoPE.

@@ -2,7 +2,8 @@
 
 Three things end there: a window that layers attend to, a table of learned positions, and RoPE that turns keys otherwise
 once a text is longer than the model was first trained on (`longrope`, `dynamic`). Such RoPE is no matter of the text:
-transformers chooses it by the longest row of the batch, and keys that were turned before keep their turn.
+transformers chooses it by the longest row of the batch, and keys that were turned before keep their turn. So a model is
+handed no position past its limit. A longer row of a batch is no episode: its prompt is too long for its env.
 """
 
 from __future__ import annotations
@@ -12,11 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from kv_gym.llm.support import FULL, WINDOWS, window_of
-
-SWITCHING = ("dynamic", "longrope")
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,10 @@ class TextLimit:
     Attributes:
         tokens: Of prompt and generation together.
         why: What ends there, after "... because".
-        hard: Whether longer texts cannot even be read.
     """
 
     tokens: int
     why: str
-    hard: bool = False
 
 
 def text_limit(model: Any) -> TextLimit | None:
@@ -102,29 +98,4 @@ def _position_table(config: Any) -> Iterator[TextLimit]:
     """Positions that are looked up: models without RoPE parameters have a row for each of so many."""
     longest = getattr(config, "max_position_embeddings", None)
     if not getattr(config, "rope_parameters", None) and isinstance(longest, int) and longest > 0:
-        yield TextLimit(longest, f"it has max_position_embeddings={longest} positions", hard=True)
-
-
-def hold_rope(model: nn.Module, limit: TextLimit | None) -> None:
-    """Keep RoPE from switching: a row of a batch that is longer than the limit must not change the others.
-
-    Such a row is no episode: its prompt is too long for its env. Its positions are cut at the limit.
-    """
-    if limit is None:
-        return
-
-    def cut(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        args = tuple(_cut(value, limit.tokens) for value in args)
-        return args, {name: _cut(value, limit.tokens) for name, value in kwargs.items()}
-
-    for module in model.modules():
-        kind = getattr(module, "rope_type", None)
-        kinds = kind.values() if isinstance(kind, dict) else [kind]
-        if any(switching in str(one) for one in kinds for switching in SWITCHING):
-            module.register_forward_pre_hook(cut, with_kwargs=True)
-
-
-def _cut(value: Any, tokens: int) -> Any:
-    """Positions, the only whole numbers that RoPE is given, below `tokens`."""
-    whole = isinstance(value, Tensor) and not value.is_floating_point()
-    return value.clamp_max(tokens - 1) if whole else value
+        yield TextLimit(longest, f"it has max_position_embeddings={longest} positions")

@@ -62,7 +62,7 @@ def read(llm: FrozenLLM, tokens: torch.Tensor, first: torch.Tensor | None = None
 @pytest.mark.parametrize("name", SWITCHING)
 def test_rope_that_switches_is_exact_up_to_its_length_and_ends_there(name: str) -> None:
     llm, tokens = frozen(SWITCHING[name]), texts(2, ORIGINAL + 8)
-    assert llm.limit is not None and llm.limit.tokens == ORIGINAL and not llm.limit.hard
+    assert llm.limit is not None and llm.limit.tokens == ORIGINAL
     assert "RoPE has" in llm.limit.why
     plain = plain_model(SWITCHING[name])
     within = tokens[:, :ORIGINAL]
@@ -82,7 +82,7 @@ def test_a_longer_row_does_not_change_the_others(name: str) -> None:
 
 @pytest.mark.parametrize("name", SWITCHING)
 def test_the_check_sees_rope_that_looks_at_the_batch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kv_gym.llm.frozen.hold_rope", lambda model, limit: None)
+    monkeypatch.setattr("kv_gym.llm.frozen.text_limit", lambda model: None)
     truths = {truth.claim: truth.held for truth in check_truths(frozen(SWITCHING[name]))}
     assert truths.pop("a row does not see the length of others") is False
 
@@ -124,11 +124,19 @@ def test_a_window_that_nothing_uses_is_no_end() -> None:
 
 def test_positions_in_a_table_end_with_it() -> None:
     llm = frozen(GPT2Config(vocab_size=63, n_embd=32, n_layer=2, n_head=4, n_positions=80))
-    assert llm.limit is not None and llm.limit.tokens == 80 and llm.limit.hard
+    assert llm.limit is not None and llm.limit.tokens == 80
     assert all(truth.held for truth in check_truths(llm, long=1024))
-    problem = Problem(id="p1", family="f", prompt="1+1=" * 10, answer="2")
-    with pytest.raises(ConfigError, match=r"problem p1 may get .* tokens long, but 'model' cannot read more than 80"):
-        list(generate_references(llm, [problem], [0], Decoding(), 80, 8))
+
+
+def test_a_prompt_that_no_env_plays_does_not_stop_the_others() -> None:
+    """Benchmarks read all problems of a set before they leave out those whose prompts are too long."""
+    llm = frozen(GPT2Config(vocab_size=63, n_embd=32, n_layer=2, n_head=4, n_positions=80))
+    problems = [Problem(id=str(n), family="f", prompt="1+1=" * n, answer="2") for n in (2, 40)]
+    both = dict(generate_references(llm, problems, [0, 0], Decoding(), 40, 8))
+    assert len(both[1]) > 80
+    [(_, alone)] = generate_references(llm, problems[:1], [0], Decoding(), 40, 8)
+    assert torch.equal(both[0].tokens, alone.tokens)
+    torch.testing.assert_close(both[0].surprisal, alone.surprisal, atol=1e-5, rtol=0)
 
 
 def test_an_env_whose_texts_are_too_long_is_refused_with_what_to_set() -> None:
