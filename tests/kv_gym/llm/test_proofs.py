@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import SIZES, plain_model
-from transformers import DiffLlamaConfig, LlamaConfig
+from transformers import LlamaConfig, RobertaConfig
 
 from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm import proofs
@@ -83,12 +83,14 @@ def test_embedded_models_are_known(checks: list[str]) -> None:
 
 
 def test_a_model_on_which_a_truth_does_not_hold_is_not_loaded(checks: list[str], tmp_path: Path) -> None:
-    plain_model(DiffLlamaConfig(**SIZES)).save_pretrained(tmp_path / "diff")
-    build_tokenizer().save_pretrained(tmp_path / "diff")
+    sizes = {name: value for name, value in SIZES.items() if name not in ("head_dim", "num_key_value_heads")}
+    config = RobertaConfig(**sizes, is_decoder=True)  # its positions start behind its padding token
+    plain_model(config).save_pretrained(tmp_path / "roberta")
+    build_tokenizer().save_pretrained(tmp_path / "roberta")
     for _ in range(2):  # what was found is kept, and refused again
-        with pytest.raises(UnsupportedModelError, match=r"does not hold that evicting is masking.*Use another model"):
-            load_llm(str(tmp_path / "diff"))
-    assert checks == [str(tmp_path / "diff")]
+        with pytest.raises(UnsupportedModelError, match=r"does not hold that no eviction is.*Use another model"):
+            load_llm(str(tmp_path / "roberta"))
+    assert checks == [str(tmp_path / "roberta")]
 
 
 def test_what_is_found_wrong_is_in_the_error() -> None:
