@@ -6,6 +6,7 @@
 # make results-seeds  the same for the three seeds of foresight-rl's first stage
 # make results      the numbers and the plot in the README: all agents, all budgets, the whole test split (long)
 # make suite        all domains on the model that reads them, with cross tables
+# make families     judge every family of transformers' causal LMs and write the table in docs/models.md (two minutes)
 # make traces       recorded chains of thought on SmolLM2 from the hub (the published rows: its Q4_1 GGUF, see their page)
 # make board        every agent plays the leaderboard's protocol; the ranking and its page (half an hour)
 PYTHON ?= python3
@@ -17,7 +18,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-.PHONY: install demo test lint bench-speed results results-fresh results-seeds suite traces board clean
+.PHONY: install demo test lint bench-speed results results-fresh results-seeds suite families traces board clean
 install: .venv/installed
 
 demo: install
@@ -57,6 +58,9 @@ results-seeds: install
 suite: install
 	$(BIN)/kv-gym bench --suite all --width 64 --out leaderboards/results/domains
 	for rows in leaderboards/results/domains/*/rows.jsonl; do gzip -9 -n -c $$rows > $$rows.gz; done
+
+families: install
+	$(BIN)/python tests/kv_gym/llm/family_table.py --write docs/models.md
 
 TRACES := $(BIN)/kv-gym bench KVEvict-Traces-v0 --agent full --agent golden --agent transfer --agent snapkv --agent rkv --agent random \
 	--set dtype=float32 --width 4 --out leaderboards/results/KVEvict-Traces-v0

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
 
-from kv_gym.errors import KVGymError
+from kv_gym.errors import ConfigError, KVGymError
 
 
 class InUseError(KVGymError):
@@ -36,6 +37,18 @@ def lock(path: Path, what: str, remedy: str) -> FileLock:
     except Timeout as error:
         raise InUseError(f"another process is writing {what} {path}. Wait for it, or {remedy}.") from error
     return held
+
+
+def cache_folder() -> Path:
+    """Where what is made once is kept: `KV_GYM_CACHE`, or the user's cache folder.
+
+    Raises:
+        ConfigError: It is a file.
+    """
+    folder = Path(os.environ.get("KV_GYM_CACHE") or user_cache_path("kv-gym"))
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"KV_GYM_CACHE={str(folder)!r} is a file. Set it to a folder, or unset it.")
+    return folder
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:

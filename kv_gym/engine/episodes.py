@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kv_gym.config import EnvConfig
+from kv_gym.engine.capacity import text_capacity
 from kv_gym.engine.decoding import Decoding, surprisal_and_entropy
 from kv_gym.engine.eviction import check_scores, protected_slots, share_scores, slots_to_keep
 from kv_gym.engine.golden import Labels
@@ -21,7 +22,7 @@ from kv_gym.engine.records import EpisodeRecord, Records
 from kv_gym.engine.reference import Reference
 from kv_gym.engine.shadow import Shadow
 from kv_gym.engine.slots import SlotView
-from kv_gym.engine.texts import Texts, text_capacity
+from kv_gym.engine.texts import Texts
 from kv_gym.errors import BudgetError, ConfigError
 from kv_gym.llm.accumulators import ACCUMULATORS
 from kv_gym.llm.cache import SlotCache

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from kv_gym.config import EnvConfig
+from kv_gym.engine.capacity import text_capacity
 from kv_gym.engine.reference import Reference
 from kv_gym.engine.slots import Hindsight
-from kv_gym.engine.texts import text_capacity
 from kv_gym.llm.attention import attention_rows
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.frozen import FrozenLLM

@@ -12,21 +12,20 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from kv_gym.config import EnvConfig
+from kv_gym.engine.capacity import check_capacity
 from kv_gym.engine.decoding import Decoding, surprisal_and_entropy, uniform_draws
-from kv_gym.errors import ConfigError, ReferenceFileError
-from kv_gym.files import write_whole
+from kv_gym.errors import ReferenceFileError
+from kv_gym.files import cache_folder, write_whole
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.problems import Problem
@@ -88,16 +87,17 @@ class ReferenceStore:
         llm: The frozen LLM.
         config: Gives the decoding and the longest generation.
         folder: Where files go; default is the user's cache folder (or `KV_GYM_CACHE`).
+
+    Raises:
+        ConfigError: Texts may get longer than the LLM is right for.
     """
 
     def __init__(self, llm: FrozenLLM, config: EnvConfig, folder: Path | None = None) -> None:
+        check_capacity(llm, config)
         self.llm = llm
         self.decoding = Decoding(config.temperature, config.top_p, config.top_k)
         self.max_new_tokens, self.max_answer_tokens = config.max_new_tokens, config.max_answer_tokens
-        base = folder or Path(os.environ.get("KV_GYM_CACHE") or user_cache_path("kv-gym"))
-        if base.exists() and not base.is_dir():
-            raise ConfigError(f"KV_GYM_CACHE={str(base)!r} is a file. Set it to a folder, or unset it.")
-        self.folder = base / "references" / llm.fingerprint[:16]
+        self.folder = (folder or cache_folder()) / "references" / llm.fingerprint[:16]
         self._known: dict[str, Reference] = {}
 
     def key(self, problem: Problem, seed: int) -> str:

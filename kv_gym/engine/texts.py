@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kv_gym.config import EnvConfig
+from kv_gym.engine.capacity import text_capacity
 from kv_gym.engine.decoding import uniform_draws
 from kv_gym.engine.reference import Reference, answer_length, answer_start
 from kv_gym.llm.frozen import FrozenLLM
@@ -14,11 +15,6 @@ from kv_gym.rewards import Window
 ENTROPY_SHARE = 0.8
 """Share of an episode's tokens that count as low-entropy (ForesightKV); for the reward, where no `entropy_threshold` is
 given."""
-
-
-def text_capacity(config: EnvConfig) -> int:
-    """Longest text of an episode, tokens, with room for the last window."""
-    return config.max_prompt_tokens + config.max_new_tokens + config.max_answer_tokens + 2 * config.evict_every
 
 
 class Texts:

@@ -7,6 +7,7 @@ the cache which slots each query may see, so the same function serves the evicti
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from kv_gym.errors import UnsupportedModelError
 
 ATTENTION_NAME = "kv_gym_slots"
 CACHE_KWARG = "kv_gym_cache"
+READING: ContextVar[Any] = ContextVar("READING")
+"""The cache that a forward reads into, for models that do not hand `CACHE_KWARG` down to their attention."""
 
 
 def slot_attention(
@@ -38,22 +41,27 @@ def slot_attention(
         value: [N, H_kv, S, D].
         attention_mask: Ignored; visibility comes from the cache.
         scaling: Factor on the logits; 1/sqrt(D) when missing.
-        kwargs: Must hold the cache under `kv_gym_cache`.
+        kwargs: May hold the cache under `kv_gym_cache`; else it is the one of `READING`.
 
     Returns:
         The output [N, T, H_q, D], and None for the weights.
 
     Raises:
-        UnsupportedModelError: The model asks for soft-capped logits or learned attention sinks.
+        UnsupportedModelError: The model asks for soft-capped logits or learned attention sinks, or repeats KV heads.
     """
     for name in ("softcap", "s_aux"):
         if kwargs.get(name) is not None:
             raise UnsupportedModelError(
-                f"{type(module).__name__} uses {name!r}, which slot attention does not compute."
+                f"{type(module).__name__} uses {name!r}, which slot attention does not compute. Use another model."
             )
-    cache = kwargs[CACHE_KWARG]
+    cache = kwargs[CACHE_KWARG] if CACHE_KWARG in kwargs else READING.get()  # a kwarg compiles without a break
     n, n_q_heads, length, width = query.shape
     n_kv_heads = key.shape[1]
+    if n_kv_heads != cache.shape.n_kv_heads:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} attends with {n_kv_heads} KV heads where its config says "
+            f"{cache.shape.n_kv_heads}, so which query heads share one is not known. Use another model."
+        )
     group = n_q_heads // n_kv_heads
     scale = 1 / math.sqrt(width) if scaling is None else scaling
     layer = int(module.layer_idx)  # type: ignore[arg-type]

@@ -16,9 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from kv_gym.errors import ConfigError, UnknownNameError
-from kv_gym.llm.attention import ATTENTION_NAME
 from kv_gym.llm.frozen import FrozenLLM
-from kv_gym.llm.support import check_supported
+from kv_gym.llm.proofs import proven
+from kv_gym.llm.support import check_supported, foreign_code
 
 _TINY = Path(__file__).parent / "tiny"
 EMBEDDED = {"tiny": _TINY / "weights", "tiny-domains": _TINY / "domains"}
@@ -36,12 +36,13 @@ def load_llm(name: str, revision: str | None = None, dtype: str = "float32", dev
 
     Raises:
         UnknownNameError: No such model here or on the hub.
-        UnsupportedModelError: Its layers cannot be evicted slot by slot.
+        UnsupportedModelError: Its layers cannot be evicted slot by slot, a check fails, or its own code does.
         ConfigError: Unknown dtype, or a ``.gguf`` file without the packages that read it.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
-    return _load(name, revision, dtype, device)
+    with foreign_code(name, "it was loaded"):
+        return _load(name, revision, dtype, device)
 
 
 @functools.lru_cache(maxsize=4)  # keyed by position: defaults that are written out give the same entry
@@ -56,8 +57,8 @@ def _load(name: str, revision: str | None, dtype: str, device: str) -> FrozenLLM
         with _silent() if "gguf_file" in options else contextlib.nullcontext():
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
             model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], attn_implementation=ATTENTION_NAME, **options
-            )
+                path, dtype=DTYPES[dtype], attn_implementation="eager", **options
+            )  # which every model knows; FrozenLLM sets ours
     except (OSError, ValueError, struct.error, IndexError) as error:  # the last two for damaged GGUF files
         raise UnknownNameError(
             f"model {name!r} (revision {revision}) cannot be loaded: it is neither embedded ({', '.join(EMBEDDED)}), "
@@ -67,7 +68,7 @@ def _load(name: str, revision: str | None, dtype: str, device: str) -> FrozenLLM
     if tokenizer.chat_template == "":  # a GGUF file without one gives an empty text
         tokenizer.chat_template = None
     model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps torch's method without its types
-    return FrozenLLM(model, tokenizer, name)
+    return proven(FrozenLLM(model, tokenizer, name))
 
 
 def forget_llm() -> None:

@@ -216,11 +216,11 @@ def test_models_are_listed_with_what_was_measured(run: Run) -> None:
 
 def test_a_model_is_checked(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = run("models", "check", "tiny")
-    assert code == 0 and out.count("holds") == 3 and "4 query and 2 KV heads of 32" in out
+    assert code == 0 and out.count("holds") == 6 and "4 query and 2 KV heads of 32" in out
     evict = SlotCache.evict
     monkeypatch.setattr(SlotCache, "evict", lambda cache, keep: evict(cache, keep.roll(1, 2)))
     code, out, _ = run("models", "check", "tiny")
-    assert code == 1 and out.count("DOES NOT HOLD") == 1
+    assert code == 1 and out.count("DOES NOT HOLD") == 2
     code, _, err = run("models", "check", "tinny")
     assert code == 2 and "UnknownNameError" in err
 

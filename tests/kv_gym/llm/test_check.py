@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
@@ -9,19 +11,18 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from kv_gym.llm import check
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.loading import load_llm
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
 
 
 def test_every_family_holds_the_truths(models: tuple[object, FrozenLLM]) -> None:
     _, llm = models
-    assert [truth.held for truth in check.check_truths(llm)] == [True] * 3
+    assert [truth.held for truth in check.check_truths(llm)] == [True] * 5
     assert check.missing_parts(llm) == []
 
 
 @pytest.fixture
 def llm(random_llama) -> FrozenLLM:
-    import copy
-
     model, tokenizer = random_llama
     return FrozenLLM(copy.deepcopy(model), tokenizer, "random-llama")
 
@@ -35,18 +36,56 @@ def test_positions_of_the_shrunken_cache_are_seen(llm: FrozenLLM, monkeypatch: p
     monkeypatch.setattr(
         llm, "read", lambda tokens, positions, cache: read(tokens, positions - positions[:, :1] + cache.length, cache)
     )
-    assert held(llm) == [True, False, True]
+    assert held(llm) == [True, False, False, True, True]
 
 
 def test_evicting_other_slots_is_seen(llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     evict = SlotCache.evict
     monkeypatch.setattr(SlotCache, "evict", lambda cache, keep: evict(cache, keep.roll(1, 2)))  # of the next head
-    assert held(llm) == [True, False, True]
+    assert held(llm) == [True, False, False, True, True]
 
 
 def test_a_chunk_that_sees_its_future_is_seen(llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SlotCache, "visible", lambda cache, length, group: None)
-    assert held(llm)[0] is False and held(llm)[2] is False
+    assert held(llm)[0] is False and held(llm)[3] is False
+
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def trained(request: pytest.FixtureRequest) -> FrozenLLM:
+    """The embedded model in each type."""
+    whole = load_llm("tiny")
+    return FrozenLLM(copy.deepcopy(whole.model).to(request.param), whole.tokenizer, "tiny")
+
+
+def test_truths_hold_in_every_type(trained: FrozenLLM) -> None:
+    assert held(trained) == [True] * 5
+    assert all(truth.gap < truth.allowed / 3 for truth in check.check_truths(trained, long=200)), "with room to spare"
+
+
+def test_wrong_positions_are_seen_in_every_type(trained: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = trained.read
+    monkeypatch.setattr(
+        trained,
+        "read",
+        lambda tokens, positions, cache: read(tokens, positions - positions[:, :1] + cache.length, cache),
+    )
+    assert [truth.gap > 5 * truth.allowed for truth in check.check_truths(trained)][:4] == [False, True, True, False]
+
+
+def test_evicting_other_slots_is_seen_in_every_type(trained: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    evict = SlotCache.evict
+    monkeypatch.setattr(SlotCache, "evict", lambda cache, keep: evict(cache, keep.roll(1, 2)))
+    assert held(trained)[1:3] == [False, False]
+
+
+def test_a_chunk_that_sees_its_future_is_seen_in_every_type(
+    trained: FrozenLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SlotCache, "visible", lambda cache, length, group: None)
+    assert held(trained)[0] is held(trained)[3] is False
 
 
 def test_what_a_model_lacks_is_named() -> None:
@@ -55,6 +94,6 @@ def test_what_a_model_lacks_is_named() -> None:
     )
     torch.manual_seed(0)
     llm = FrozenLLM(GPTNeoXForCausalLM(config), build_tokenizer(), "neox")
-    assert held(llm) == [True] * 3
+    assert held(llm) == [True] * 5
     (missing,) = check.missing_parts(llm)
     assert "output projection" in missing and "GPTNeoXForCausalLM has no self_attn.o_proj" in missing

@@ -4,16 +4,11 @@ No eviction is the plain model; evicting is masking those slots; a chunk is its 
 transformers' own eager attention, with the evicted slots masked per layer and query head.
 """
 
-import pytest
 import torch
-from families import BUDGET, EVERY, SIZES, SLOTS, N, evicting_run, plain_model, span
-from transformers import Gemma3TextConfig, MistralConfig
+from families import BUDGET, EVERY, SLOTS, N, evicting_run, span
 
-from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.cache import FullCache, SlotCache
 from kv_gym.llm.check import masked_run
-from kv_gym.llm.frozen import FrozenLLM
-from kv_gym.llm.tiny.tokenizer import build_tokenizer
 
 
 def test_no_eviction_is_the_plain_model(models, tokens):
@@ -118,11 +113,3 @@ def test_bytes_held_are_those_of_budget_and_window(models):
     assert (
         cache.nbytes == 2 * 2 * 2 * 8 * 4 * SLOTS == llm.shape.slot_bytes * SLOTS
     )  # K and V, layers, heads, width, bytes
-
-
-def test_sliding_layers_are_refused_by_name():
-    config = Gemma3TextConfig(**SIZES, sliding_window=16, layer_types=["sliding_attention", "full_attention"])
-    with pytest.raises(UnsupportedModelError, match="gemma3_text has layers of type sliding_attention"):
-        FrozenLLM(plain_model(config), build_tokenizer(), "gemma3")
-    with pytest.raises(UnsupportedModelError, match="sliding_attention.*set sliding_window to null"):
-        FrozenLLM(plain_model(MistralConfig(**SIZES, sliding_window=16)), build_tokenizer(), "mistral")
