@@ -34,6 +34,7 @@ from kv_gym.identity import Identity, identity_of
 from kv_gym.llm.fingerprint import same_model
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
+from kv_gym.problems.grading import GRADING_VERSION
 
 SAMPLE = 4
 EXACT = ("stop", "n_tokens", "n_steps", "tokens_sha256", "actions_sha256", "correct")
@@ -184,6 +185,7 @@ class _Now:
             "reference_hash": episode.reference.hash,
             "model_fingerprint": self.llm.fingerprint,
             "computation": self.computation,
+            "grading": GRADING_VERSION,
         })  # fmt: skip
 
     def _why_kept(self, rows: Sequence[EpisodeRow], now: tuple[AgentLike, Identity] | None) -> str:

@@ -128,7 +128,7 @@ def newest_rows(rows: Rows) -> list[EpisodeRow]:
         return []
 
     def setting(row: EpisodeRow) -> tuple[str, ...]:
-        return row.env_id, row.split, row.model_fingerprint, row.settings_sha256, row.computation
+        return row.env_id, row.split, row.model_fingerprint, row.settings_sha256, row.computation, str(row.grading)
 
     together = [row for row in episodes if setting(row) == setting(episodes[-1])]
     version = {(row.agent, row.agent_source): row.agent_sha256 for row in together}

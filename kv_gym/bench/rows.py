@@ -119,6 +119,8 @@ class EpisodeRow(_Line):
             throughput of the whole batch. None for stored references.
         tokens_sha256, actions_sha256, reference_hash, problem_sha256: What was written, kept, referred to and asked.
         model, model_fingerprint, settings_sha256: What it was made with; the run line has the rest.
+        grading: Version of the rules that answers are compared by (`kv_gym.problems.grading`); 1 in rows that do not
+            say.
         computation: How it was computed: dtype, kind of device, eager or compiled, libraries.
 
     Besides, a row has the columns of `kv_gym.engine.measures` (`measured`).
@@ -162,6 +164,7 @@ class EpisodeRow(_Line):
     model_fingerprint: str
     settings_sha256: str
     computation: str = ""
+    grading: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _columns_are_known(self) -> EpisodeRow:
@@ -181,7 +184,7 @@ class EpisodeRow(_Line):
         return (
             self.env_id, self.mode, self.agent, self.agent_source, self.agent_sha256, self.budget,
             self.problem, self.problem_sha256, self.seed, self.model_fingerprint, self.settings_sha256,
-            self.computation,
+            self.computation, self.grading,
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from kv_gym.bench.texts import TextFile, text_key
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.problems import Problem
+from kv_gym.problems.grading import GRADING_VERSION
 
 RECORDED = ("correct", "stop", "n_tokens", "n_steps", "tokens_sha256", "actions_sha256")
 
@@ -153,6 +154,7 @@ class Runner:
             model_fingerprint=self.llm.fingerprint,
             settings_sha256=self.run_row.settings_sha256,
             computation=self.computation,
+            grading=GRADING_VERSION,
             **({} if record is None else _measured(record)),
         )
 

@@ -36,7 +36,7 @@ BOX = "\\boxed{"
 ANSWER_CALL = "\n\nThe final answer is $"  # goes behind a trace that never opens a box
 logger = logging.getLogger(__name__)
 
-LOGITS_AT_ONCE = 2**26  # numbers; a prompt is read in chunks whose logits are no more than that
+NUMBERS_AT_ONCE = 2**26  # a prompt is read in chunks whose logits, and whose masks, are no more than that
 
 
 @dataclass(frozen=True)
@@ -329,7 +329,8 @@ def _read_known(
     """
     n, longest = len(tokens), int(n_known.max())
     last = torch.zeros(n, llm.n_vocabulary, device=tokens.device)
-    chunk = max(1, LOGITS_AT_ONCE // (n * llm.n_vocabulary))
+    wide = max(llm.n_vocabulary, llm.shape.group * longest)  # numbers a token: its logits, and what its queries see
+    chunk = max(1, NUMBERS_AT_ONCE // (n * wide))
     for start in range(0, longest, chunk):
         stop = min(start + chunk, longest)
         positions = torch.arange(start, stop, device=tokens.device)

@@ -45,7 +45,8 @@ def older(rows: Rows, path: Path, edit: Edit = lambda _: {}) -> Path:
         row.model_copy(
             update={
                 "run_id": old.run_id, "agent_sha256": "0" * 64, "reference_hash": "1" * 64, "problem_sha256": "2" * 64,
-                "computation": "", "agent_source": row.agent_source.replace("kv_agents.heuristics", "elsewhere"),
+                "computation": "", "grading": 1,
+                "agent_source": row.agent_source.replace("kv_agents.heuristics", "elsewhere"),
                 **edit(row),
             }
         )

@@ -127,8 +127,15 @@ def test_an_answer_ends_with_its_box(config):
 def test_reading_a_prompt_in_chunks_changes_nothing(config, tmp_path, monkeypatch):
     llm = load_llm(config.model)
     whole = ReferenceStore(llm, config, tmp_path / "whole").get(PROBLEMS)
-    monkeypatch.setattr("kv_gym.engine.reference.LOGITS_AT_ONCE", 3 * llm.n_vocabulary * 7)  # 7 tokens of 3 rows
+    longest, at_once = max(reference.n_prompt for reference in whole), 3 * llm.n_vocabulary * 7
+    monkeypatch.setattr("kv_gym.engine.reference.NUMBERS_AT_ONCE", at_once)  # 7 tokens of 3 rows
+    read, lengths = llm.read, []
+    monkeypatch.setattr(
+        llm, "read", lambda tokens, *rest, **how: lengths.append(tokens.shape[1]) or read(tokens, *rest, **how)
+    )
     parts = ReferenceStore(llm, config, tmp_path / "parts").get(PROBLEMS)
+    # Logits and masks stay below the bound: memory grows with the length of a text and not with its square.
+    assert 1 < max(lengths) <= at_once // (3 * max(llm.n_vocabulary, llm.shape.group * longest))
     for one, other in zip(whole, parts, strict=True):
         assert torch.equal(one.tokens, other.tokens)
         torch.testing.assert_close(one.surprisal, other.surprisal, atol=1e-5, rtol=0)
