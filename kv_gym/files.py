@@ -9,12 +9,25 @@ from types import TracebackType
 from typing import Self
 
 from filelock import FileLock, Timeout
+from platformdirs import user_cache_path
 
-from kv_gym.errors import KVGymError
+from kv_gym.errors import ConfigError, KVGymError
 
 
 class InUseError(KVGymError):
     """Another process has a file or folder open for writing."""
+
+
+def cache_folder() -> Path:
+    """The folder of what can be made again: the user's cache folder, or `KV_GYM_CACHE`.
+
+    Raises:
+        ConfigError: It is a file.
+    """
+    base = Path(os.environ.get("KV_GYM_CACHE") or user_cache_path("kv-gym"))
+    if base.exists() and not base.is_dir():
+        raise ConfigError(f"KV_GYM_CACHE={str(base)!r} is a file. Set it to a folder, or unset it.")
+    return base
 
 
 def lock(path: Path, what: str, remedy: str) -> FileLock:

@@ -153,7 +153,7 @@ def describe_problems(config: EnvConfig) -> str:
         'downloaded when the environment is first made (`pip install "kv-gym[hub]"`). Without a network, give a file: '
         f'`problems="path/to/{config.problems}.jsonl"`, a problem a line, with a question ({listed(QUESTION)}), an '
         f"answer ({listed(ANSWER)}) and, if there is one, a recorded `trace` to be read. The prompt is the question "
-        f"and: `{INSTRUCTION.strip()}`"
+        f"and, unless it speaks of `\\boxed` itself: `{INSTRUCTION.strip()}` (`instruction` sets another one)"
     )
 
 

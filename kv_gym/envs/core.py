@@ -21,7 +21,7 @@ from kv_gym.envs.observations import Observation, make_observation_space, observ
 from kv_gym.errors import ActionError, ConfigError, unknown_name
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
-from kv_gym.problems import Problem, problem_count, problem_source
+from kv_gym.problems import Problem, instructed_source, problem_count
 from kv_gym.rewards import REWARD_TERMS
 from kv_gym.show.frames import Frame, FrameMaker
 from kv_gym.show.rendering import DRAWN, RENDER_FPS, RENDER_MODES, HumanScreen
@@ -55,7 +55,7 @@ class ProblemSet:
                 "max_new_tokens."
             )
         self.llm, self.config = llm, config
-        self.source, self.size = problem_source(config.problems), problem_count(config)
+        self.source, self.size = instructed_source(config), problem_count(config)
         self.store = ReferenceStore(llm, config)
 
     def problem(self, index: int) -> Problem:
@@ -100,7 +100,7 @@ class ProblemSet:
         fitting = [
             (problem, seed)
             for problem, seed in zip(map(self.problem, indices), seeds, strict=True)
-            if len(self.llm.encode_prompt(problem.prompt)) <= self.config.max_prompt_tokens
+            if len(self.llm.encode_prompt(problem.prompt, self.store.chat)) <= self.config.max_prompt_tokens
         ]
         return self.store.get([problem for problem, _ in fitting], [seed for _, seed in fitting]) if fitting else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.attention import ATTENTION_NAME, CACHE_KWARG, unrotate, unrotation
 from kv_gym.llm.cache import CacheShape, FullCache, SlotCache
-from kv_gym.llm.fingerprint import fingerprint
+from kv_gym.llm.fingerprint import Stamp, fingerprint
+from kv_gym.llm.prompts import Chat, encode_prompt
 from kv_gym.llm.support import check_supported
 
 
@@ -27,7 +29,9 @@ class FrozenLLM:
         n_vocabulary: Width of the logits.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, files: Sequence[Stamp] = ()
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.name = tokenizer, name
         config = model.config.get_text_config()
@@ -49,7 +53,7 @@ class FrozenLLM:
         stop = model.generation_config.eos_token_id if model.generation_config else None
         stop = tokenizer.eos_token_id if stop is None else stop
         self.stop_ids = tuple(stop if isinstance(stop, list) else [] if stop is None else [stop])
-        self.fingerprint = fingerprint(model, tokenizer, self.stop_ids)
+        self.fingerprint = fingerprint(model, tokenizer, self.stop_ids, files)
 
     @torch.no_grad()
     def read(self, tokens: Tensor, positions: Tensor, cache: SlotCache | FullCache, last_only: bool = False) -> Tensor:
@@ -126,12 +130,17 @@ class FrozenLLM:
         """The stack of layers, with its RoPE, as every supported family names it."""
         return self.model.get_decoder()
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Token ids of a prompt: as the user's turn in the tokenizer's own chat template, where it has one."""
-        if self.tokenizer.chat_template is None:
-            return list(self.tokenizer(text).input_ids)
-        turn = [{"role": "user", "content": text}]
-        return list(self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
+    def encode_prompt(self, text: str, chat: Chat | None = None) -> list[int]:
+        """Token ids of a prompt: as the user's turn in the tokenizer's own chat template, where it has one.
+
+        Args:
+            text: The question; names of control tokens in it are text.
+            chat: How it is put; default is the template as it is.
+
+        Raises:
+            ConfigError: `chat` asks for what the template does not have, or the template fails.
+        """
+        return encode_prompt(self.tokenizer, text, chat or Chat())
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text that goes on after a prompt."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from kv_gym.config import EnvConfig
 from kv_gym.errors import ConfigError, KVGymError, unknown_name
 from kv_gym.problems.base import Problem, ProblemSource
+from kv_gym.problems.instructions import InstructedSource
 from kv_gym.problems.mixed import MixedSource
 from kv_gym.problems.recorded import read_file
 from kv_gym.registry import plugins
@@ -80,6 +81,16 @@ def problem_source(name: str | tuple[str, ...]) -> ProblemSource:
     return source
 
 
+def instructed_source(config: EnvConfig) -> ProblemSource:
+    """Return the problems of an env, with the instruction that its settings ask for.
+
+    Raises:
+        KVGymError: As `problem_source`.
+    """
+    source = problem_source(config.problems)
+    return source if config.instruction is None else InstructedSource(source, config.instruction)
+
+
 def problem_count(config: EnvConfig) -> int:
     """Problems of an env: `n_problems`, or as many as there are."""
     size = problem_source(config.problems).size(config.split)
@@ -92,7 +103,7 @@ def list_problems(config: EnvConfig) -> list[Problem]:
     Raises:
         ConfigError: There is none, two have one id, or the source gives something else.
     """
-    source = problem_source(config.problems)
+    source = instructed_source(config)
     found = [source.problem(config.split, config.problem_seed, index) for index in range(problem_count(config))]
     if not found:
         raise ConfigError(f"problems={config.problems!r} has no problem in its {config.split} split. Take another one.")
@@ -107,5 +118,6 @@ def list_problems(config: EnvConfig) -> list[Problem]:
 
 
 __all__ = [
-    "Problem", "ProblemSource", "list_problems", "problem_count", "problem_source", "source_entries", "source_kind",
+    "Problem", "ProblemSource", "instructed_source", "list_problems", "problem_count", "problem_source",
+    "source_entries", "source_kind",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from kv_gym.problems.base import Problem
 from kv_gym.problems.grading import MAX_ANSWER_CHARS
 
 INSTRUCTION = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+BOXED = "\\boxed"
 FINAL_MARK = "####"  # GSM8K writes its answer behind this
 
 Row = Mapping[str, Any]
@@ -89,7 +90,12 @@ def read_row(source: str, number: int, row: Row) -> Problem:
         family = {"True": "correct", "False": "incorrect"}.get(str(right), "all")
     else:
         family = _first(row, FAMILY) or "all"
-    return Problem(name, family, question + INSTRUCTION, answer, trace=trace)
+    return Problem(name, family, with_instruction(question), answer, trace=trace)
+
+
+def with_instruction(question: str) -> str:
+    """A question with the usual instruction, unless it speaks of the box itself."""
+    return question if BOXED in question else question + INSTRUCTION
 
 
 def _first(row: Row, names: Iterable[str]) -> str:
