@@ -44,7 +44,7 @@ class _Settings(BaseModel):
         None, description="Commit, branch or tag of a model of the Hugging Face hub; None: its main branch."
     )
     chat_template_kwargs: dict[str, JsonValue] = Field(
-        default_factory=dict,
+        {},
         description="What the model's chat template is told, such as `{'enable_thinking': False}`; names that it does "
         "not read are refused.",
     )

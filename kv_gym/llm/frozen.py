@@ -139,8 +139,16 @@ class FrozenLLM:
 
         Raises:
             ConfigError: `chat` asks for what the template does not have, or the template fails.
+            UnsupportedModelError: The tokenizer writes a token that the model does not know.
         """
-        return encode_prompt(self.tokenizer, text, chat or Chat())
+        ids = encode_prompt(self.tokenizer, text, chat or Chat())
+        if ids and max(ids) >= self.n_vocabulary:
+            name = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise UnsupportedModelError(
+                f"{self.name}: its prompts have token {max(ids)} ({name!r}), and the model knows 0 to "
+                f"{self.n_vocabulary - 1}. Take the tokenizer and chat template that belong to these weights."
+            )
+        return ids
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text that goes on after a prompt."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from jinja2 import meta
+from jinja2 import Template, meta
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -106,12 +107,10 @@ def render(tokenizer: PreTrainedTokenizerBase, text: str, chat: Chat) -> str:
     _check_read(tokenizer, chat.template_kwargs)
     turns = [{"role": "system", "content": chat.system_prompt}] if chat.system_prompt else []
     turns.append({"role": "user", "content": text})
+    options = {"add_generation_prompt": True, "tokenize": False, **chat.template_kwargs}
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=False, strftime_now=TODAY.strftime, **chat.template_kwargs
-            )
-        )
+        with _same_day(tokenizer):
+            return str(tokenizer.apply_chat_template(turns, **options))
     except Exception as error:  # a template is a program of somebody else's
         raise ConfigError(
             f"the model's chat template fails with {chat} ({brief(error)}). Change these settings, or mend it in "
@@ -137,11 +136,28 @@ def check_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 def template_variables(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """Names that the chat template reads and that settings may give, such as `enable_thinking`."""
-    template = tokenizer.get_chat_template(None, None)
-    environment = _compile_jinja_template(template).environment
-    read = meta.find_undeclared_variables(environment.parse(template))
+    environment = _compiled(tokenizer).environment
+    read = meta.find_undeclared_variables(environment.parse(tokenizer.get_chat_template(None, None)))
     ours = {"messages", *inspect.signature(tokenizer.apply_chat_template).parameters, *environment.globals}
     return read - ours
+
+
+@contextlib.contextmanager
+def _same_day(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Tell the chat template that it is `TODAY`; transformers passes no function on to it."""
+    told = _compiled(tokenizer).environment.globals
+    clock = told.get("strftime_now")
+    told["strftime_now"] = TODAY.strftime
+    try:
+        yield
+    finally:
+        told["strftime_now"] = clock
+
+
+def _compiled(tokenizer: PreTrainedTokenizerBase) -> Template:
+    """The chat template as transformers compiles it, and keeps it."""
+    template: Template = _compile_jinja_template(tokenizer.get_chat_template(None, None))
+    return template
 
 
 def _check_read(tokenizer: PreTrainedTokenizerBase, given: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kv_gym.errors import UnsupportedModelError
-from kv_gym.llm.prompts import check_template
+from kv_gym.llm.prompts import check_template, control_ids
 from kv_gym.llm.source import Source, foreign, quiet
 
 SAMPLE = "0 1 2 3 4 5 6 7 8 9 a b c x y z A B C X Y Z"
@@ -34,13 +34,17 @@ def read_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 
 
 def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
-    """Refuse a tokenizer with tokens that the model has no embedding for, and stop ids that are none.
+    """Refuse a tokenizer with tokens that the model has no embedding for, and stop tokens that are no numbers.
 
     Raises:
         UnsupportedModelError: Says which.
     """
     size = int(model.config.get_text_config().vocab_size)
-    token, largest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    control = control_ids(
+        tokenizer
+    )  # transformers adds some that no text has; `encode_prompt` refuses prompts with them
+    text = ((token, place) for token, place in tokenizer.get_vocab().items() if place not in control)
+    token, largest = max(text, key=lambda entry: entry[1])
     if largest >= size:
         raise UnsupportedModelError(
             f"model {name!r}: its tokenizer has token {largest} ({token[:50]!r}), and the model knows 0 to {size - 1}. "
@@ -48,8 +52,8 @@ def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTr
         )
     stop = model.generation_config.eos_token_id if model.generation_config else None
     stops = list(stop) if isinstance(stop, Iterable) and not isinstance(stop, str) else [] if stop is None else [stop]
-    if not all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one < size for one in stops):
+    if not all(isinstance(one, int) and not isinstance(one, bool) for one in stops):
         raise UnsupportedModelError(
-            f"model {name!r}: eos_token_id={str(stop)[:100]} in its generation_config.json is no token, or a list of "
-            f"them, from 0 to {size - 1}. Mend the file."
+            f"model {name!r}: eos_token_id={str(stop)[:100]} in its generation_config.json is no whole number or list "
+            "of them. Mend the file: it names the tokens that end a text."
         )
