@@ -23,7 +23,6 @@ def read_weights(source: Source, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         UnsupportedModelError: A file is damaged, tensors are missing, left over, of another shape, or not finite.
     """
-    source.weight_files()
     with foreign(source.name, "its weights"), quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.path,
