@@ -120,7 +120,7 @@ def find_source(name: str, revision: str | None = None) -> Source:
     except Exception as error:  # huggingface_hub and its HTTP client raise many kinds, and ValueError for odd names
         raise _unknown(name, revision, brief(error)) from error
     if config is None:
-        raise _unknown(name, revision, f"the hub has it without a {CONFIG_NAME}")
+        raise _unknown(name, revision, f"its {CONFIG_NAME} is neither stored here nor to be had from the hub")
     return source
 
 

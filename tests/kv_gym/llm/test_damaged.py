@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from kv_gym.errors import ConfigError, UnknownNameError, UnsupportedModelError
 from kv_gym.llm.loading import load_llm
+from kv_gym.llm.source import find_source
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -267,3 +270,24 @@ def test_options_of_other_types_are_named() -> None:
     for option in ({"name": 3}, {"name": "tiny", "device": None}, {"name": "tiny", "revision": 1}):
         with pytest.raises(ConfigError, match=r"is of type (int|NoneType)\. Give a text"):
             load_llm(**option)  # type: ignore[arg-type]
+
+
+def test_models_of_the_hub_are_read_from_its_cache_and_refused_alike(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = tmp_path_factory.mktemp("hub")
+    snapshot = hub / "models--me--small" / "snapshots" / "abc123"
+    (hub / "models--me--small" / "refs").mkdir(parents=True)
+    (hub / "models--me--small" / "refs" / "main").write_text("abc123")
+    shutil.copytree(folder, snapshot)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
+    assert load_llm("me/small").fingerprint == load_llm(str(folder)).fingerprint
+    assert find_source("me/small").weight_files() == [snapshot / WEIGHTS]
+    number(UP, float("nan"))(snapshot)
+    with pytest.raises(UnsupportedModelError, match=f"model 'me/small': {UP} has NaN"):
+        load_llm("me/small", "main")
+    pickled(snapshot)
+    with pytest.raises(UnsupportedModelError, match="model 'me/small' has neither model.safetensors nor"):
+        load_llm("me/small", "abc123")
+    with pytest.raises(UnknownNameError, match=r"'me/small' \(revision v9\) cannot be found.*neither stored here nor"):
+        load_llm("me/small", "v9")
