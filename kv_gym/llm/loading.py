@@ -6,10 +6,11 @@ import functools
 import json
 
 import torch
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from kv_gym.errors import ConfigError
+from kv_gym.llm.attention import ATTENTION_NAME
 from kv_gym.llm.device import find_device
 from kv_gym.llm.fingerprint import file_stamps
 from kv_gym.llm.frozen import FrozenLLM
@@ -49,10 +50,7 @@ def load_llm(name: str, revision: str | None = None, dtype: str = "float32", dev
 @functools.lru_cache(maxsize=4)  # keyed by position: defaults that are written out give the same entry
 def _load(name: str, revision: str | None, dtype: str, device: str) -> FrozenLLM:
     place, source = find_device(device), find_source(name, revision)
-    with foreign(name, "its config", "Download it again, or choose a model type that this transformers knows."):
-        config = AutoConfig.from_pretrained(source.path, **source.options).get_text_config()
-    with foreign(name, "its config"):
-        check_supported(config)
+    _check_config(source)
     _check_generation_config(source)
     tokenizer, files = read_tokenizer(source), source.weight_files()
     stamps = file_stamps(files)
@@ -69,6 +67,20 @@ def _load(name: str, revision: str | None, dtype: str, device: str) -> FrozenLLM
         ) from error
     with foreign(name, "the model"):
         return FrozenLLM(model, tokenizer, name, stamps)
+
+
+def _check_config(source: Source) -> None:
+    """Refuse a model by its config, before its weights are read.
+
+    Raises:
+        UnsupportedModelError: The config is damaged, of an unknown kind, or of layers that cannot be evicted from.
+    """
+    with foreign(source.name, "its config", "Download it again, or choose a model type that this transformers knows."):
+        config = AutoConfig.from_pretrained(source.path, **source.options)
+    values = "Mend its values (hidden_act, rope_parameters, sizes): they must be ones that this transformers knows."
+    with foreign(source.name, "its config", values), torch.device("meta"):
+        check_supported(config.get_text_config())
+        AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME)
 
 
 def _check_generation_config(source: Source) -> None:

@@ -174,7 +174,7 @@ def shares_memory(one: Any, other: Any) -> bool:
     """Whether two observations or infos hold an array in common."""
     if isinstance(one, dict):
         return any(shares_memory(one[name], other[name]) for name in one.keys() & other.keys())
-    if isinstance(one, tuple) or getattr(one, "dtype", None) == object:
+    if isinstance(one, tuple) or (isinstance(one, np.ndarray) and one.dtype == object):
         return any(map(shares_memory, one, other))
     return isinstance(one, np.ndarray) and np.shares_memory(one, other)
 
