@@ -80,7 +80,7 @@ def _check_config(source: Source) -> None:
     values = "Mend its values (hidden_act, rope_parameters, sizes): they must be ones that this transformers knows."
     with foreign(source.name, "its config", values), torch.device("meta"):
         check_supported(config.get_text_config())
-        AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME)
+        AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION_NAME, trust_remote_code=False)
 
 
 def _check_generation_config(source: Source) -> None:

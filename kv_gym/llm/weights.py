@@ -13,8 +13,8 @@ from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.attention import ATTENTION_NAME
 from kv_gym.llm.source import Source, foreign, listed, quiet
 
-HARMLESS = re.compile(r"(rotary_emb\.(inv_freq|(cos|sin)_cached)|\.att(entio)?n\.(bias|masked_bias)|position_ids)$")
-"""Tensors of older files that a model makes by itself: frequencies of RoPE, causal masks, counts."""
+HARMLESS = re.compile(r"(rotary_emb\.(cos|sin)_cached|\.att(entio)?n\.(bias|masked_bias)|position_ids)$")
+"""Tensors of older files that a model makes by itself: tables of RoPE, causal masks, counts."""
 
 
 def read_weights(source: Source, dtype: torch.dtype) -> PreTrainedModel:

@@ -206,6 +206,7 @@ def tied(folder: Path) -> None:
 def older(tensors: dict[str, torch.Tensor]) -> None:
     """What files of older transformers also hold."""
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    tensors["model.layers.0.self_attn.rotary_emb.cos_cached"] = torch.ones(9, 4)
     tensors["model.layers.0.attn.masked_bias"] = torch.tensor(-1e4)
     tensors["model.position_ids"] = torch.arange(9)[None]
 
