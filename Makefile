@@ -1,5 +1,6 @@
 # make demo         install, then rank the first agents on KVEvict-AIME-v0 (table, rows, plot)
 # make test         install, then run the tests
+# make test-lowest  the tests of the wings that stand on other packages, on the oldest of them that pyproject.toml allows
 # make lint         ruff and mypy
 # make bench-speed  tokens a second against transformers' generate
 # make results-fresh  the agents that the README's claims rest on, on 1,024 problems of four problem seeds (40 minutes)
@@ -18,7 +19,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-.PHONY: install demo test lint bench-speed results results-fresh results-seeds suite families traces board clean
+.PHONY: install demo test test-lowest lint bench-speed results results-fresh results-seeds suite families traces board clean
 install: .venv/installed
 
 demo: install
@@ -26,6 +27,23 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n logical
+
+# The oldest packages that pyproject.toml allows, beside the installed torch: a second torch is gigabytes, so its own minimum is not
+# tried here. Plugins of pytest are named because newer ones of the environment do not fit.
+build/lowest: pyproject.toml .venv/installed
+	rm -rf $@ && mkdir -p $@
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/uv uv
+	$(BIN)/python -c "import torch; print('torch==' + torch.__version__.split('+')[0])" > build/torch.txt
+	build/uv/bin/uv pip compile --quiet --no-config --only-binary :all: --python $(BIN)/python --resolution lowest-direct \
+		--override build/torch.txt --no-annotate --no-header --extra contrib --extra gguf pyproject.toml \
+		| grep -Ev "^(torch|triton|nvidia-|cuda-)" > build/lowest.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ -r build/lowest.txt
+
+LOWEST ?= $(addprefix tests/kv_gym/,llm engine envs show commands/test_main.py bench/test_intervals.py) tests/agents/training
+
+test-lowest: build/lowest
+	PYTHONPATH=$(CURDIR)/build/lowest PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -p xdist.plugin -n logical \
+		-m "not slow" $(LOWEST)
 
 lint: install
 	$(BIN)/ruff check .

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model, model_validator
 
 from kv_gym.errors import BudgetError, ConfigError, unknown_name
 from kv_gym.registry import CONFIG_FOLDER, env_ids
@@ -14,6 +15,9 @@ from kv_gym.rewards import reward_settings
 
 MOST_TOKENS = 2**20
 """Longest texts, and most slots: what is larger is a slip of the pen."""
+
+MOST_CHARACTERS = 2**16
+"""Longest texts that are put around a question."""
 
 
 class _Settings(BaseModel):
@@ -44,6 +48,22 @@ class _Settings(BaseModel):
     )
     revision: str | None = Field(
         None, description="Commit, branch or tag of a model of the Hugging Face hub; None: its main branch."
+    )
+    chat_template_kwargs: dict[str, JsonValue] = Field(
+        {},
+        description="What the model's chat template is told, such as `{'enable_thinking': False}`; names that it does "
+        "not read are refused.",
+    )
+    system_prompt: str = Field(
+        "",
+        max_length=MOST_CHARACTERS,
+        description="Turn of the system before the question; `''`: none but the chat template's own.",
+    )
+    instruction: str | None = Field(
+        None,
+        max_length=MOST_CHARACTERS,
+        description="What follows each question, after an empty line; `''`: nothing. None: what the source adds, which "
+        "for recorded questions that do not speak of `\\boxed` asks for the answer in it.",
     )
     dtype: str = Field("float32", description="Number format of the LLM: `float32`, `bfloat16` or `float16`.")
     device: str = Field("cpu", description="Where torch runs the LLM, such as `cpu` or `cuda`.")
@@ -126,6 +146,17 @@ class EnvConfig(_WithReward):
         if not isinstance(values, dict):
             return values
         return {name: tuple(value) if isinstance(value, list) else plain(value) for name, value in values.items()}
+
+    @model_validator(mode="after")
+    def _template_kwargs_are_small(self) -> EnvConfig:
+        size = len(json.dumps(self.chat_template_kwargs))
+        if size > MOST_CHARACTERS:
+            raise ConfigError(f"chat_template_kwargs has {size} characters of JSON; {MOST_CHARACTERS} are allowed.")
+        return self
+
+    def __hash__(self) -> int:
+        """Equal settings have one hash; pydantic's own cannot hash a mapping."""
+        return hash(self.model_dump_json())
 
     @model_validator(mode="after")
     def _sources_differ(self) -> EnvConfig:

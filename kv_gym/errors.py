@@ -31,7 +31,7 @@ class UnknownNameError(KVGymError, ValueError):
 
 
 class UnsupportedModelError(KVGymError):
-    """The model's attention cannot be evicted slot by slot."""
+    """The model's attention cannot be evicted slot by slot, or its files are damaged or do not belong together."""
 
 
 class ReferenceFileError(KVGymError):

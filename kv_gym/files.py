@@ -18,6 +18,18 @@ class InUseError(KVGymError):
     """Another process has a file or folder open for writing."""
 
 
+def cache_folder() -> Path:
+    """The folder of what can be made again: the user's cache folder, or `KV_GYM_CACHE`.
+
+    Raises:
+        ConfigError: It is a file.
+    """
+    base = Path(os.environ.get("KV_GYM_CACHE") or user_cache_path("kv-gym"))
+    if base.exists() and not base.is_dir():
+        raise ConfigError(f"KV_GYM_CACHE={str(base)!r} is a file. Set it to a folder, or unset it.")
+    return base
+
+
 def lock(path: Path, what: str, remedy: str) -> FileLock:
     """Take a lock that the operating system lets go of when this process ends, however it ends.
 
@@ -37,18 +49,6 @@ def lock(path: Path, what: str, remedy: str) -> FileLock:
     except Timeout as error:
         raise InUseError(f"another process is writing {what} {path}. Wait for it, or {remedy}.") from error
     return held
-
-
-def cache_folder() -> Path:
-    """Where what is made once is kept: `KV_GYM_CACHE`, or the user's cache folder.
-
-    Raises:
-        ConfigError: It is a file.
-    """
-    folder = Path(os.environ.get("KV_GYM_CACHE") or user_cache_path("kv-gym"))
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"KV_GYM_CACHE={str(folder)!r} is a file. Set it to a folder, or unset it.")
-    return folder
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:

@@ -102,13 +102,16 @@ MAY_BE: dict[str, Callable[[Any], bool]] = {
     "device": lambda v: isinstance(v, str),
     "dtype": lambda v: isinstance(v, str),
     "revision": lambda v: v is None or isinstance(v, str),
+    "chat_template_kwargs": lambda v: v == {} and isinstance(v, dict),
+    "system_prompt": lambda v: isinstance(v, str),
+    "instruction": lambda v: v is None or isinstance(v, str),
     "problems": lambda v: v == "96",
     "granularity": lambda v: v is None,
     "n_recent": lambda v: v is None,
     "n_sink": lambda v: False,
     "w_correct": lambda v: not isinstance(v, bool) and isinstance(v, int | float) and abs(v) < 1e300,
 }
-"""Odd values that some settings do take: names that nothing has yet looked up, and rewards of any sign and size."""
+"""Odd values that some settings do take: names that nothing has looked up yet, texts, rewards of any sign and size."""
 
 
 def taken(name: str, value: Any) -> bool:

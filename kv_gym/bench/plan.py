@@ -28,6 +28,8 @@ NO_SETTING = {
     "budget", "mode", "shadow", "n_problems", "split", "problem_seed", "model", "revision", "dtype", "action",
     "observe_kv", "hindsight", "n_recent", "granularity", "needs_trace", *(term.weight for term in REWARD_TERMS),
 }  # fmt: skip
+LATER_SETTINGS = {"chat_template_kwargs", "system_prompt", "instruction"}
+"""Rows from before these settings are what they would be with the defaults, so those are left out."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ def fresh_problems(config: EnvConfig, problem_seeds: int) -> list[Problem]:
 
 def result_settings(config: EnvConfig) -> dict[str, Any]:
     """Every setting that can move a row, apart from budget, mode, problem, seed and model, which its key holds."""
-    settings = config.model_dump(mode="json", exclude=NO_SETTING)
+    unset = {name for name in LATER_SETTINGS if getattr(config, name) == EnvConfig.model_fields[name].get_default()}
+    settings = config.model_dump(mode="json", exclude=NO_SETTING | unset)
     return settings | {"recent": config.recent, "shared": config.shared}
 
 

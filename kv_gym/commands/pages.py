@@ -153,7 +153,8 @@ def describe_problems(config: EnvConfig) -> str:
         f"The problems are the dataset [{repo}](https://huggingface.co/datasets/{repo}) of the Hugging Face hub, "
         'downloaded when the environment is first made (`pip install "kv-gym[hub]"`). Without a network, or for '
         f'problems of your own, give a file: `problems="path/to/{config.problems}.jsonl"` ([its fields and formats]'
-        f"(../problems.md)). The prompt is the question and: `{INSTRUCTION.strip()}`"
+        "(../problems.md)). The prompt is the question and, unless it speaks of `\\boxed` itself: "
+        f"`{INSTRUCTION.strip()}` (`instruction` sets another one)"
     )
 
 
@@ -293,6 +294,7 @@ def describe_settings(config: EnvConfig, fields: dict[str, FieldInfo]) -> str:
         value, default = getattr(config, name), field.get_default()
         value = list(value) if isinstance(value, tuple) else value  # as it is written
         own = field.is_required() or value != default
+        value = "''" if value == "" else value
         others = "" if field.is_required() else f" (else `{default}`)"
         shown = f"**`{value}`**{others}" if own else f"`{value}`"
         rows.append((f"`{name}`", shown, allowed(field), field.description or ""))
@@ -302,7 +304,8 @@ def describe_settings(config: EnvConfig, fields: dict[str, FieldInfo]) -> str:
 
 def allowed(field: FieldInfo) -> str:
     """The values that a setting may have: its choices, or its type and limits."""
-    kinds = get_args(field.annotation) or (field.annotation,)
+    whole = get_origin(field.annotation) is dict
+    kinds = (field.annotation,) if whole else get_args(field.annotation) or (field.annotation,)
     first, *others = [allowed_kind(kind) for kind in kinds]
     limits = [
         f"{sign} {getattr(limit, key)}"
@@ -319,6 +322,8 @@ def allowed_kind(kind: Any) -> str:
         return "None"
     if get_origin(kind) is tuple:
         return "list of names"
+    if get_origin(kind) is dict:
+        return "mapping of JSON values"
     if isinstance(kind, type):
         return kind.__name__
     choices = get_args(kind)  # of a Literal inside a union

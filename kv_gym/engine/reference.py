@@ -28,6 +28,7 @@ from kv_gym.errors import ReferenceFileError
 from kv_gym.files import cache_folder, write_whole
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.prompts import Chat, encode_text
 from kv_gym.problems import Problem
 from kv_gym.problems.grading import GRADING_VERSION, UndecidedError, closing_brace, grade
 
@@ -89,7 +90,8 @@ class ReferenceStore:
         folder: Where files go; default is the user's cache folder (or `KV_GYM_CACHE`).
 
     Raises:
-        ConfigError: Texts may get longer than the LLM is right for.
+        ConfigError: The cache folder is a file, texts may get longer than the LLM is right for, or its chat template
+            does not take the settings.
     """
 
     def __init__(self, llm: FrozenLLM, config: EnvConfig, folder: Path | None = None) -> None:
@@ -97,6 +99,8 @@ class ReferenceStore:
         self.llm = llm
         self.decoding = Decoding(config.temperature, config.top_p, config.top_k)
         self.max_new_tokens, self.max_answer_tokens = config.max_new_tokens, config.max_answer_tokens
+        self.chat = Chat.of(config)
+        llm.encode_prompt("1 + 1 = ?", self.chat)  # a template that refuses these settings does so now
         self.folder = (folder or cache_folder()) / "references" / llm.fingerprint[:16]
         self._known: dict[str, Reference] = {}
 
@@ -109,6 +113,8 @@ class ReferenceStore:
             parts.append(seed)
         if problem.trace:
             parts += [problem.trace, self.max_answer_tokens]
+        if self.chat:
+            parts.append({"chat": self.chat.parts})
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def get(
@@ -142,7 +148,7 @@ class ReferenceStore:
             part = missing[start : start + width]
             made = generate_references(
                 self.llm, [problems[i] for i in part], [seeds[i] for i in part], self.decoding, self.max_new_tokens,
-                self.max_answer_tokens,
+                self.max_answer_tokens, self.chat,
             )  # fmt: skip
             for place, reference in made:
                 self._store(keys[part[place]], reference)
@@ -258,7 +264,7 @@ def traced_tokens(llm: FrozenLLM, trace: str, longest: int) -> list[int]:
     """Token ids of a recorded trace up to its last box, which is left open for the LLM; at most `longest` of them."""
     head, box, _ = trace.rpartition(BOX)
     call = llm.encode(BOX if box else ANSWER_CALL + BOX)
-    return llm.encode(head if box else trace)[: max(0, longest - len(call))] + call
+    return encode_text(llm.tokenizer, head if box else trace)[: max(0, longest - len(call))] + call
 
 
 def generate_references(
@@ -268,6 +274,7 @@ def generate_references(
     decoding: Decoding,
     max_new_tokens: int,
     max_answer_tokens: int,
+    chat: Chat | None = None,
 ) -> Iterator[tuple[int, Reference]]:
     """Let the LLM solve problems side by side with the full cache; behind a trace it only writes the answer.
 
@@ -275,7 +282,7 @@ def generate_references(
         (Place of the problem, its reference), as texts end.
     """
     device = llm.shape.device  # reading is without gradients, and so is what is computed from it
-    prompts = [llm.encode_prompt(problem.prompt) for problem in problems]
+    prompts = [llm.encode_prompt(problem.prompt, chat) for problem in problems]
     traces = [traced_tokens(llm, p.trace, max_new_tokens) if p.trace else [] for p in problems]
     n, n_prompt = len(prompts), torch.tensor([len(p) for p in prompts], device=device)
     n_known = n_prompt + torch.tensor([len(trace) for trace in traces], device=device)

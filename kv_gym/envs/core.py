@@ -100,7 +100,7 @@ class ProblemSet:
         fitting = [
             (problem, seed)
             for problem, seed in zip(map(self.problem, indices), seeds, strict=True)
-            if len(self.llm.encode_prompt(problem.prompt)) <= self.config.max_prompt_tokens
+            if len(self.llm.encode_prompt(problem.prompt, self.store.chat)) <= self.config.max_prompt_tokens
         ]
         return self.store.get([problem for problem, _ in fitting], [seed for _, seed in fitting]) if fitting else []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.attention import ATTENTION_NAME, CACHE_KWARG, READING, unrotate, unrotation
 from kv_gym.llm.cache import CacheShape, FullCache, SlotCache
-from kv_gym.llm.fingerprint import fingerprint
+from kv_gym.llm.fingerprint import Stamp, fingerprint
 from kv_gym.llm.limits import text_limit
+from kv_gym.llm.prompts import Chat, encode_prompt
 from kv_gym.llm.support import check_supported, foreign_code
 
 
@@ -34,7 +36,9 @@ class FrozenLLM:
         UnsupportedModelError: Its layers cannot be evicted slot by slot, or its code does not run.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, files: Sequence[Stamp] = ()
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer, self.name = tokenizer, name
         with foreign_code(type(model).__name__, "it read two tokens"):
@@ -57,7 +61,7 @@ class FrozenLLM:
         stop = model.generation_config.eos_token_id if model.generation_config else None
         stop = tokenizer.eos_token_id if stop is None else stop
         self.stop_ids = tuple(stop if isinstance(stop, list) else [] if stop is None else [stop])
-        self.fingerprint = fingerprint(model, tokenizer, self.stop_ids)
+        self.fingerprint = fingerprint(model, tokenizer, self.stop_ids, files)
 
     @torch.no_grad()
     def read(self, tokens: Tensor, positions: Tensor, cache: SlotCache | FullCache, last_only: bool = False) -> Tensor:
@@ -137,12 +141,25 @@ class FrozenLLM:
         """The stack of layers, with its RoPE, as every supported family names it."""
         return self.model.get_decoder()
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Token ids of a prompt: as the user's turn in the tokenizer's own chat template, where it has one."""
-        if self.tokenizer.chat_template is None:
-            return list(self.tokenizer(text).input_ids)
-        turn = [{"role": "user", "content": text}]
-        return list(self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False))
+    def encode_prompt(self, text: str, chat: Chat | None = None) -> list[int]:
+        """Token ids of a prompt: as the user's turn in the tokenizer's own chat template, where it has one.
+
+        Args:
+            text: The question; names of control tokens in it are text.
+            chat: How it is put; default is the template as it is.
+
+        Raises:
+            ConfigError: `chat` asks for what the template does not have, or the template fails.
+            UnsupportedModelError: The tokenizer writes a token that the model does not know.
+        """
+        ids = encode_prompt(self.tokenizer, text, chat or Chat())
+        if ids and max(ids) >= self.n_vocabulary:
+            name = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise UnsupportedModelError(
+                f"{self.name}: its prompts have token {max(ids)} ({name!r}), and the model knows 0 to "
+                f"{self.n_vocabulary - 1}. Take the tokenizer and chat template that belong to these weights."
+            )
+        return ids
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text that goes on after a prompt."""

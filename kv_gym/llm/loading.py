@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib.util
-import io
-import struct
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import json
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 
-from kv_gym.errors import ConfigError, UnknownNameError
+from kv_gym.errors import ConfigError
+from kv_gym.llm.device import find_device
+from kv_gym.llm.fingerprint import file_stamps
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.proofs import proven
+from kv_gym.llm.source import EMBEDDED, Source, find_source, foreign
 from kv_gym.llm.support import check_supported, foreign_code
+from kv_gym.llm.vocabulary import check_vocabulary, read_tokenizer
+from kv_gym.llm.weights import read_weights
 
-_TINY = Path(__file__).parent / "tiny"
-EMBEDDED = {"tiny": _TINY / "weights", "tiny-domains": _TINY / "domains"}
+__all__ = ["DTYPES", "EMBEDDED", "forget_llm", "load_llm"]
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -36,10 +35,14 @@ def load_llm(name: str, revision: str | None = None, dtype: str = "float32", dev
 
     Raises:
         UnknownNameError: No such model here or on the hub.
-        UnsupportedModelError: Its layers cannot be evicted slot by slot, a check fails, or its own code does.
-        ConfigError: Unknown dtype, or a ``.gguf`` file without the packages that read it.
+        UnsupportedModelError: Its layers cannot be evicted slot by slot, a check fails, its own code does, or its files
+            are damaged or do not belong together.
+        ConfigError: Unknown dtype, a device that is not here, or a ``.gguf`` file without the packages that read it.
     """
-    if dtype not in DTYPES:
+    for option, value in (("model", name), ("revision", revision), ("device", device)):
+        if not isinstance(value, str) and not (option == "revision" and value is None):
+            raise ConfigError(f"{option}={value!r} is of type {type(value).__name__}. Give a text.")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
     with foreign_code(name, "it was loaded"):
         return _load(name, revision, dtype, device)
@@ -47,54 +50,52 @@ def load_llm(name: str, revision: str | None = None, dtype: str = "float32", dev
 
 @functools.lru_cache(maxsize=4)  # keyed by position: defaults that are written out give the same entry
 def _load(name: str, revision: str | None, dtype: str, device: str) -> FrozenLLM:
-    path: Any = EMBEDDED.get(name, name)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    if name.endswith(".gguf"):
-        path, options["gguf_file"] = _gguf(Path(name))
+    place, source = find_device(device), find_source(name, revision)
+    _check_config(source)
+    _check_generation_config(source)
+    tokenizer, files = read_tokenizer(source), source.weight_files()
+    stamps = file_stamps(files)
+    model = read_weights(source, DTYPES[dtype])
+    check_vocabulary(name, tokenizer, model)
+    if file_stamps(files) != stamps:
+        raise ConfigError(f"model {name!r}: its files were changed while they were read. Try again when they are done.")
     try:
-        check_supported(AutoConfig.from_pretrained(path, **options).get_text_config())
-        transformers_logging.disable_progress_bar()
-        with _silent() if "gguf_file" in options else contextlib.nullcontext():
-            tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=DTYPES[dtype], attn_implementation="eager", **options
-            )  # which every model knows; FrozenLLM sets ours
-    except (OSError, ValueError, struct.error, IndexError) as error:  # the last two for damaged GGUF files
-        raise UnknownNameError(
-            f"model {name!r} (revision {revision}) cannot be loaded: it is neither embedded ({', '.join(EMBEDDED)}), "
-            "nor a folder with config.json, nor a readable .gguf file, nor reachable on the Hugging Face hub. Check "
-            f"the name or pass a folder. ({error})"
+        model.to(place)  # type: ignore[arg-type]  # transformers wraps torch's method without its types
+    except RuntimeError as error:  # out of memory, most likely
+        raise ConfigError(
+            f"model {name!r} in {dtype} does not fit on device={device!r}: {str(error).splitlines()[0][:200]} Use a "
+            "shorter dtype, a smaller model or another device."
         ) from error
-    if tokenizer.chat_template == "":  # a GGUF file without one gives an empty text
-        tokenizer.chat_template = None
-    model.to(torch.device(device))  # type: ignore[arg-type]  # transformers wraps torch's method without its types
-    return proven(FrozenLLM(model, tokenizer, name))
+    with foreign(name, "the model"):
+        return proven(FrozenLLM(model, tokenizer, name, stamps))
+
+
+def _check_config(source: Source) -> None:
+    """Refuse a model by its config, before its weights are read.
+
+    Raises:
+        UnsupportedModelError: The config is damaged, of an unknown kind, or of layers that cannot be evicted from.
+    """
+    with foreign(source.name, "its config", "Download it again, or choose a model type that this transformers knows."):
+        config = AutoConfig.from_pretrained(source.path, **source.options)
+    values = "Mend its values (hidden_act, rope_parameters, sizes): they must be ones that this transformers knows."
+    with foreign(source.name, "its config", values), torch.device("meta"):
+        check_supported(config.get_text_config())
+        AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=False)
+
+
+def _check_generation_config(source: Source) -> None:
+    """Refuse a file that transformers would pass over without a word, stop tokens and all.
+
+    Raises:
+        UnsupportedModelError: It is no JSON object, or has values that are not allowed.
+    """
+    with foreign(source.name, f"its {GENERATION_CONFIG_NAME}", "Mend or delete that file."):
+        file = None if source.gguf else source.file(GENERATION_CONFIG_NAME)
+        if file is not None:
+            GenerationConfig.from_dict(dict(json.loads(file.read_bytes())))
 
 
 def forget_llm() -> None:
     """Load models anew from now on: one that was loaded has been changed."""
     _load.cache_clear()
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Swallow the progress bar that transformers draws for GGUF files; it has no switch."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
-def _gguf(path: Path) -> tuple[Path, str]:
-    """Folder and name of a GGUF file, as transformers wants them.
-
-    Raises:
-        UnknownNameError: There is no such file.
-        ConfigError: The packages that read it are missing.
-    """
-    if not path.is_file():
-        raise UnknownNameError(f"model {str(path)!r}: there is no such file. Check the path.")
-    missing = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ConfigError(
-            f"{path.name} needs {' and '.join(missing)} to be read. Install them: pip install kv-gym[gguf]."
-        )
-    return path.parent, path.name

@@ -10,6 +10,7 @@ from kv_gym.errors import ConfigError, KVGymError, unknown_name
 from kv_gym.problems.base import Problem, ProblemSource
 from kv_gym.problems.formats import is_file_name
 from kv_gym.problems.hub import HubSet
+from kv_gym.problems.instructions import InstructedSource
 from kv_gym.problems.mixed import MixedSource
 from kv_gym.problems.recorded import read_file
 from kv_gym.registry import plugins
@@ -89,8 +90,13 @@ def problem_source(name: str | tuple[str, ...], traces: bool = False) -> Problem
 
 
 def source_of(config: EnvConfig) -> ProblemSource:
-    """Where the problems of an env come from."""
-    return problem_source(config.problems, config.needs_trace)
+    """Where the problems of an env come from, with the instruction that its settings ask for.
+
+    Raises:
+        KVGymError: As `problem_source`.
+    """
+    source = problem_source(config.problems, config.needs_trace)
+    return source if config.instruction is None else InstructedSource(source, config.instruction)
 
 
 def problem_count(config: EnvConfig) -> int:

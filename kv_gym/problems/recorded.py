@@ -19,7 +19,6 @@ from kv_gym.problems.fields import (
     NAME,
     QUESTION,
     TRACE,
-    WHOLE_PROMPTS,
     Fields,
     Reading,
     understand,
@@ -28,6 +27,7 @@ from kv_gym.problems.formats import Row, numbered_rows, stem, unit
 from kv_gym.problems.grading import MAX_ANSWER_CHARS
 
 INSTRUCTION = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+BOXED = "\\boxed"
 NO_ANSWER = "without an answer that can be graded"
 LONG_ANSWER = f"with an answer of more than {MAX_ANSWER_CHARS} characters, which cannot be graded"
 NO_TRACE = "without a recorded trace"
@@ -143,8 +143,7 @@ def _problem(name: str, fields: Fields, reading: Reading) -> Problem:
         family = {"true": "correct", "false": "incorrect"}.get(fields.label(("is_correct",)).lower(), "all")
     else:
         family = fields.label(FAMILY) or "all"
-    told = reading.question.name in WHOLE_PROMPTS and "\\boxed" in question
-    return Problem(name, family, question if told else question + INSTRUCTION, reading.answer.text, trace=trace)
+    return Problem(name, family, with_instruction(question), reading.answer.text, trace=trace)
 
 
 class RecordedSource:
@@ -215,6 +214,11 @@ def survey_rows(name: str, rows: Iterable[Row], traces: bool = False) -> Survey:
     survey = Survey(name, traces)
     _look(survey, enumerate(rows, 1), f"problem set {name!r}", strict=True)
     return survey
+
+
+def with_instruction(question: str) -> str:
+    """A question with the usual instruction, unless it speaks of the box itself."""
+    return question if BOXED in question else question + INSTRUCTION
 
 
 def survey_file(path: Path, traces: bool = False, strict: bool = True) -> Survey:

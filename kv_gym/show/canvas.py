@@ -97,4 +97,4 @@ def _draw(character: str) -> np.ndarray:
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
     with as_file(files("matplotlib") / FONT) as path:
-        return ImageFont.truetype(path, FONT_SIZE)
+        return ImageFont.truetype(str(path), FONT_SIZE)

@@ -73,6 +73,8 @@ def test_settings_of_an_environment_stand_out():
     assert row(arguments, "`top_p`")[1:3] == ["**`0.95`** (else `1.0`)", "float > 0 and <= 1"]
     assert row(arguments, "`granularity`")[2] == "`head` or `layer` or `token` or None"
     assert row(arguments, "`revision`")[2] == "str or None"
+    assert row(arguments, "`chat_template_kwargs`")[1:3] == ["`{}`", "mapping of JSON values"]
+    assert row(arguments, "`system_prompt`")[1:3] == ["`''`", "str"]
 
 
 def test_the_spaces_are_those_of_the_environment():

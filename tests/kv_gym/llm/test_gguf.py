@@ -14,7 +14,7 @@ import transformers
 from packaging.version import Version
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from kv_gym.errors import ConfigError, UnknownNameError
+from kv_gym.errors import ConfigError, UnknownNameError, UnsupportedModelError
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.loading import load_llm
 
@@ -93,7 +93,7 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UnknownNameError, match=r"no such file"):
         load_llm(str(tmp_path / "none.gguf"))
     (tmp_path / "broken.gguf").write_bytes(b"GGUF, or so it says")
-    with pytest.raises(UnknownNameError, match=r"broken\.gguf.* cannot be loaded"):
+    with pytest.raises(UnsupportedModelError, match=r"broken\.gguf.* cannot be read \((error|ValueError): "):
         load_llm(str(tmp_path / "broken.gguf"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"broken\.gguf needs gguf and accelerate.*pip install kv-gym\[gguf\]"):
