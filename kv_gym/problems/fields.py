@@ -33,8 +33,6 @@ TEXTS = ("completion", "response", "output", *CONVERSATIONS, "solution")
 TRACE = ("trace", *RECORDINGS, *TEXTS)
 NAME = ("id", "unique_id", "task_id", "problem_idx")
 FAMILY = ("subject", "type", "contest", "level")
-WHOLE_PROMPTS = ("prompt", "input", *CONVERSATIONS)
-"""Questions that may say themselves how to answer."""
 
 FINAL_MARK = "####"  # GSM8K writes its answer behind this
 BOX = re.compile(r"\\boxed\s*\{")

@@ -69,7 +69,6 @@ TOUCHES: dict[str, tuple[Callable[[SlotView], Any], str]] = {
     "prompt_length": (lambda slots: slots.prompt_length.zero_(), "the texts' n_prompt"),
     "decision": (lambda slots: slots.decision.zero_(), "decision"),
     "seeds": (lambda slots: slots.seeds.zero_(), "seeds"),
-    "attention": (lambda slots: slots.attention().zero_(), "slots' attention"),
     "statistics": (lambda slots: slots.total_attention.zero_(), "slots' total"),
     "a layer's keys": (lambda slots: next(slots.layers()).keys.zero_(), "slots' keys"),
     "weights": (lambda slots: slots._llm.model.lm_head.weight.data.zero_(), "the model's lm_head.weight"),

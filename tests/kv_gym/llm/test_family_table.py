@@ -68,7 +68,7 @@ def test_a_family_that_computes_something_else_is_wrong(tmp_path: Path, monkeypa
 def test_whatever_a_tokenizer_raises_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *args, **kwargs: 1 // 0)
     found = judge("llama", tmp_path)
-    assert found.verdict == "refused" and "cannot be used (ZeroDivisionError while it was loaded: " in found.detail
+    assert found.verdict == "refused" and "its tokenizer cannot be read (ZeroDivisionError: " in found.detail
 
 
 def test_an_error_that_nobody_expects_is_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
