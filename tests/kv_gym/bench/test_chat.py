@@ -12,9 +12,10 @@ import gymnasium
 import pytest
 
 import kv_gym  # noqa: F401
+from kv_gym.bench.benchmark import run_bench
 from kv_gym.bench.plan import Bench, result_settings
 from kv_gym.bench.rows import sha256_of
-from kv_gym.bench.runner import problem_hash, run_bench
+from kv_gym.bench.runner import problem_hash
 from kv_gym.commands.options import parse_settings
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.reference import ReferenceStore
