@@ -80,7 +80,7 @@ def identity_of(thing: Any) -> Identity:
     else:
         sources = sources_of([module, *state.modules.values()], state.packages)
         parts |= state.parts() | sources.parts()
-        reasons += sources.reasons
+        reasons += sources.reasons(state.reached)
     return Identity(
         where=parts["class"] + _label(thing, options),
         parts=parts,
@@ -93,17 +93,18 @@ def _options(thing: Any, state: State) -> dict[str, Any]:
     given = options_of(thing)
     if given is None:
         state.reasons.append("what it was built with is not known (make its class a subclass of kv_agents.base.Agent)")
-    return {name: state.told(value, f"option {name}") for name, value in (given or {}).items()}
+    told = {name: state.told(value, f"option {name}") for name, value in (given or {}).items()}
+    return {name: one["<file>"] if _is_file(one) else one for name, one in told.items()}
 
 
 def _label(thing: Any, options: dict[str, Any]) -> str:
     """Settings in brackets: options, and public attributes that are JSON, as they are now."""
-    settings = {name: told["<file>"] if _is_file(told) else told for name, told in options.items()}
+    settings = dict(options)
     for name, value in getattr(thing, "__dict__", {}).items():
         if not name.startswith("_"):
             try:
                 settings[name] = json_value(value)
-            except NotJSON:
+            except (NotJSON, RecursionError):
                 continue
     label = ", ".join(f"{name}={shown(value)}" for name, value in sorted(settings.items()) if value is not None)
     return f"({label})" if label else ""

@@ -20,6 +20,19 @@ RUNNERS = {"exec", "eval"}  # of a method of this name, such as torch's, nothing
 MAX_NAME = 255  # characters of a file's name
 
 
+@dataclass(frozen=True)
+class Opaque:
+    """Something that cannot be followed.
+
+    Attributes:
+        what: For people, with its line.
+        function: The outermost function or method that it happens in, `Mine.score`; "" if the module itself does it.
+    """
+
+    what: str
+    function: str
+
+
 @dataclass
 class Scan:
     """What a source reaches for.
@@ -28,14 +41,14 @@ class Scan:
         imports: Modules; of `from a import b`, both a and a.b.
         data: Names of data files or patterns of them, as the source writes them.
         variables: Environment variables.
-        opaque: What cannot be followed, with its line: `imports a module whose name is no constant (line 3)`.
+        opaque: What cannot be followed.
         lazy: Whether modules are imported when they are asked for (a module's `__getattr__`).
     """
 
     imports: dict[str, None] = field(default_factory=dict)
     data: set[str] = field(default_factory=set)
     variables: set[str] = field(default_factory=set)
-    opaque: list[str] = field(default_factory=list)
+    opaque: list[Opaque] = field(default_factory=list)
     lazy: bool = False
 
 
@@ -147,7 +160,17 @@ class _Reader:
             self._cannot("reads environment variables whose names are no constants", node)
 
     def _cannot(self, what: str, node: ast.AST) -> None:
-        self.found.opaque.append(f"{what} (line {getattr(node, 'lineno', 0)})")
+        self.found.opaque.append(Opaque(f"{what} (line {getattr(node, 'lineno', 0)})", self._function(node)))
+
+    def _function(self, node: ast.AST) -> str:
+        names: list[str] = []
+        while node in self.outer:
+            inner, node = node, self.outer[node]
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and inner in node.body:
+                names = [node.name]
+            elif isinstance(node, ast.ClassDef) and names:
+                names.append(node.name)
+        return ".".join(reversed(names))
 
     def _joined(self, parts: list[ast.Constant]) -> None:
         """`HERE / "data" / "table.json"` and `join(HERE, "data", "table.json")`, without HERE."""

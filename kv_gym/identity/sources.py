@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from kv_gym.identity.places import (
     top_of,
     versions_of,
 )
-from kv_gym.identity.scan import Scan, scan
+from kv_gym.identity.scan import Opaque, Scan, scan
 from kv_gym.identity.values import text_hash
 
 MAX_FILES = 1000  # of a package that imports its modules when they are asked for, or data files that a pattern names
@@ -37,20 +38,33 @@ class Sources:
         packages: Installed packages that they import: outermost names.
         data: Data files that their sources name, by module and name.
         variables: Environment variables that they read.
-        reasons: What cannot be followed.
+        opaque: What cannot be followed, with the module that does it.
     """
 
     modules: dict[str, Path] = field(default_factory=dict)
     packages: set[str] = field(default_factory=set)
     data: dict[str, Path] = field(default_factory=dict)
     variables: set[str] = field(default_factory=set)
-    reasons: list[str] = field(default_factory=list)
+    opaque: list[tuple[str, Opaque]] = field(default_factory=list)
+
+    def reasons(self, reached: set[str]) -> list[str]:
+        """What cannot be followed, in modules and in functions that are reached.
+
+        Args:
+            reached: Functions and methods that are used, `module:Class.method`. Other ones of a module that is loaded
+                do not decide, such as those of a script around a class.
+        """
+        return [
+            f"{place_of(module)} {one.what}"
+            for module, one in self.opaque
+            if not one.function or f"{module}:{one.function}" in reached or module not in sys.modules
+        ]
 
     def parts(self) -> dict[str, Any]:
         """What decides, as JSON values; contents by their hashes, and variables too: they may be secret."""
         values = {name: os.environ.get(name) for name in sorted(self.variables)}
         return {
-            "modules": {place_of(name): digest(path) for name, path in self.modules.items()},
+            "modules": sorted([place_of(name), digest(path)] for name, path in self.modules.items()),
             "packages": {name: found for top in self.packages for name, found in versions_of(top).items()},
             "data": {name: digest(path) for name, path in self.data.items()},
             "variables": {name: None if value is None else text_hash(value) for name, value in values.items()},
@@ -93,11 +107,11 @@ def _note(found: Sources, importer: str, file: Path, read: Scan) -> None:
     place = place_of(importer)
     found.variables |= read.variables
     if not _is_lazy(file, read):
-        found.reasons += [f"{place} {what}" for what in read.opaque]
+        found.opaque += [(importer, one) for one in read.opaque]
     for name in sorted(read.data):
         paths = sorted(_matching(file.resolve().parent, name) or _matching(Path.cwd(), name))
         if len(paths) > MAX_FILES:
-            found.reasons.append(f"{place} names more than {MAX_FILES} files by {name!r}")
+            found.opaque.append((importer, Opaque(f"names more than {MAX_FILES} files by {name!r}", "")))
         else:
             found.data |= {f"{place}:{key}": path for key, path in paths}
 
@@ -113,7 +127,7 @@ def _matching(folder: Path, name: str) -> list[tuple[str, Path]]:
 
 
 def _is_lazy(file: Path, read: Scan) -> bool:
-    return file.name == "__init__.py" and (read.lazy or any("imports a module" in what for what in read.opaque))
+    return file.name == "__init__.py" and (read.lazy or any("imports a module" in one.what for one in read.opaque))
 
 
 def _asked_for_later(importer: str, file: Path, read: Scan) -> Iterator[str]:

@@ -60,6 +60,7 @@ class State:
         code: What classes and functions hold beyond what their sources say, by place.
         globals: Values of modules that functions look up, by place.
         reasons: Why something cannot be told.
+        reached: Local functions and methods that are used, `module:Class.method`.
     """
 
     def __init__(self, thing: Any, files: Mapping[str, str]) -> None:
@@ -72,6 +73,8 @@ class State:
         self.code: dict[str, Any] = {}
         self.globals: dict[str, Any] = {}
         self.reasons: list[str] = []
+        self.reached: set[str] = set()
+        self._foreign: set[str] = set()
         self._path: list[int] = []
         self._count = 0
         self._folders: list[Path] = []
@@ -133,15 +136,18 @@ class State:
 
     def _local(self, name: str, always: bool = False) -> bool:
         """Whether a module is told by its source; of another one the version of its package counts."""
-        if name in self.modules:
-            return True
+        if name in self.modules or name in self._foreign:
+            return name in self.modules
         module = sys.modules.get(name)
         file = source_file(module)
-        if module is None or file is None or file.suffix != ".py":
+        if (
+            module is None
+            or file is None
+            or file.suffix != ".py"
+            or (top_of(name) != self.own and is_foreign(name, file, self.beside))
+        ):
             self.packages.add(top_of(name))
-            return False
-        if top_of(name) != self.own and is_foreign(name, file, self.beside):
-            self.packages.add(top_of(name))
+            self._foreign.add(name)
             return False
         self.modules[name] = module
         folder = folder_of(name, file)
@@ -355,6 +361,7 @@ class State:
         """Tell the values outside of a function that its code names."""
         names, space = names_in(function.__code__), function.__globals__
         module = str(space.get("__name__"))
+        self.reached.add(f"{module}:{function.__code__.co_qualname.partition('.<locals>')[0]}")
         self._names(module, space, names, strict="__file__" not in space)
         for name in sorted(names):
             if name in sys.modules and self._local(name):  # imported inside the function
