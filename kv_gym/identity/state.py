@@ -8,14 +8,10 @@ where they stand in their source, with defaults and closures, and objects by wha
 from __future__ import annotations
 
 import abc
-import enum
 import functools
-import hashlib
-import math
-import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import (
     BuiltinFunctionType,
     FunctionType,
@@ -30,25 +26,19 @@ from typing import Any
 
 from kv_gym.identity.codes import fingerprint, names_in, place_in_source
 from kv_gym.identity.options import REMEMBERED
-from kv_gym.identity.places import SUITE, digest, folder_of, is_foreign, place_of, source_file, top_of
-from kv_gym.identity.scan import DATA
+from kv_gym.identity.places import SUITE, folder_of, is_foreign, place_of, source_file, top_of
+from kv_gym.identity.telling import NoNameError, Telling, short
 from kv_gym.identity.values import canonical, text_hash
 
-MAX_VALUES = 200_000  # that are told of one agent
-MAX_TOLD = 500  # characters that are written down of a value; of a longer one the hash is
-MAX_DEPTH = 100  # of values in values
-PLAIN = (bool, int, float, str, type(None))
+COMPILED = ("_torchdynamo_orig_callable", "_torchdynamo_inline")
+"""Where torch.compile and torch.jit.script keep the function that they were given."""
 C_FUNCTIONS = (
     BuiltinFunctionType, GetSetDescriptorType, MemberDescriptorType, MethodWrapperType, WrapperDescriptorType,
 )  # fmt: skip
 
 
-class NoNameError(ValueError):
-    """A value that cannot be told from others of its kind."""
-
-
-class State:
-    """Tells values, and remembers of which modules they are.
+class State(Telling):
+    """Tells what an object holds, and the code that it is made of.
 
     Args:
         thing: Whose values they are.
@@ -59,12 +49,12 @@ class State:
         packages: Outermost names of the other ones.
         code: What classes and functions hold beyond what their sources say, by place.
         globals: Values of modules that functions look up, by place.
-        reasons: Why something cannot be told.
         reached: Local functions and methods that are used, `module:Class.method`.
     """
 
     def __init__(self, thing: Any, files: Mapping[str, str]) -> None:
-        self.thing, self.files, self.kind = thing, files, type(thing)
+        super().__init__(files)
+        self.thing, self.kind = thing, type(thing)
         module = sys.modules.get(self.kind.__module__)
         file = source_file(module)
         self.own, self.beside = top_of(self.kind.__module__), (file.parent if file else Path.cwd())
@@ -72,30 +62,13 @@ class State:
         self.packages: set[str] = set()
         self.code: dict[str, Any] = {}
         self.globals: dict[str, Any] = {}
-        self.reasons: list[str] = []
         self.reached: set[str] = set()
         self._foreign: set[str] = set()
-        self._path: list[int] = []
-        self._count = 0
-        self._folders: list[Path] = []
         self._known: dict[int, tuple[Any, str]] = {}  # classes, alive while their ids count
         self._functions: list[FunctionType] = []
         self._classes: list[tuple[type, str]] = []
         self._looked: set[tuple[str, frozenset[str]]] = set()
         self._local(self.kind.__module__)
-
-    # --- What is told ---
-
-    def told(self, value: Any, what: str) -> Any:
-        """Tell a value; where that cannot be done it is a reason that begins with `what`."""
-        try:
-            return self._tell(value)
-        except NoNameError as error:
-            self.reasons.append(f"{what}: {error}")
-            return None
-        except RecursionError:
-            self.reasons.append(f"{what}: it is nested too deeply")
-            return None
 
     def attributes(self) -> dict[str, Any]:
         """Tell all attributes of the object, private ones too."""
@@ -134,7 +107,7 @@ class State:
 
     # --- Modules ---
 
-    def _local(self, name: str, always: bool = False) -> bool:
+    def _local(self, name: str) -> bool:
         """Whether a module is told by its source; of another one the version of its package counts."""
         if name in self.modules or name in self._foreign:
             return name in self.modules
@@ -151,122 +124,17 @@ class State:
             return False
         self.modules[name] = module
         folder = folder_of(name, file)
-        if folder not in self._folders:
-            self._folders.append(folder)
+        if folder not in self.folders:
+            self.folders.append(folder)
         return True
-
-    # --- Values ---
-
-    def _tell(self, value: Any) -> Any:
-        self._count += 1
-        if self._count > MAX_VALUES:
-            raise NoNameError(f"it holds more than {MAX_VALUES} values")
-        if type(value) in PLAIN:
-            return self._plain(value)
-        if id(value) in self._path:
-            return {"<up>": len(self._path) - self._path.index(id(value))}
-        if len(self._path) >= MAX_DEPTH:
-            raise NoNameError("it is nested too deeply")
-        self._path.append(id(value))
-        try:
-            return self._compound(value)
-        finally:
-            self._path.pop()
-
-    def _plain(self, value: Any) -> Any:
-        if isinstance(value, float) and not math.isfinite(value):
-            return {"<float>": str(value)}
-        if isinstance(value, str):
-            return self._text(value)
-        return value
-
-    def _text(self, text: str) -> Any:
-        """A text; of a path into a local module's folder only the part below it, and of a data file what it holds."""
-        if text in self.files:
-            return {"<file>": self.files[text]}
-        if len(text) > 4096 or "\0" in text or not (os.path.splitext(text)[1] in DATA or os.path.isabs(text)):
-            return text
-        place: Any = text
-        for number, folder in enumerate(self._folders):
-            if os.path.isabs(text) and Path(text).is_relative_to(folder):
-                place = {"<folder>": number, "<below>": Path(text).relative_to(folder).as_posix()}
-                break
-        if os.path.splitext(text)[1] in DATA and os.path.isfile(text):
-            return {"<text>": place, "<sha256>": digest(Path(text))}
-        return place
-
-    def _compound(self, value: Any) -> Any:
-        kind = type(value)
-        if isinstance(value, enum.Enum):
-            return {"<enum>": self._class(kind), "<name>": value.name}
-        if isinstance(value, PurePath):
-            return {f"<{kind.__name__}>": self._text(str(value))}
-        if kind in (list, tuple):
-            return [self._tell(one) for one in value]
-        if kind is dict or kind.__name__ == "mappingproxy":
-            return self._mapping(value)
-        if kind in (set, frozenset):
-            return {"<set>": sorted((self._tell(one) for one in value), key=canonical)}
-        if kind in (bytes, bytearray):
-            return {f"<{kind.__name__}>": hashlib.sha256(value).hexdigest()}
-        if kind is complex:
-            return {"<complex>": [self._plain(value.real), self._plain(value.imag)]}
-        if isinstance(value, ModuleType):
-            self._local(value.__name__)
-            return {"<module>": place_of(value.__name__)}
-        if isinstance(value, type):
-            return {"<class>": self._class(value)}
-        if _is_array(value):
-            return self._array(value)
-        found = self._callable(value)
-        return self._object(value) if found is None else found
-
-    def _mapping(self, value: Mapping[Any, Any]) -> Any:
-        if all(type(key) is str and not key.startswith("<") for key in value):
-            return {key: self._tell(one) for key, one in value.items()}
-        pairs = [[self._tell(key), self._tell(one)] for key, one in value.items()]
-        return {"<dict>": sorted(pairs, key=canonical)}
-
-    def _array(self, value: Any) -> Any:
-        """A tensor or numpy array by kind, shape and bytes; a number of numpy's as a number."""
-        if type(value).__module__ == "numpy":
-            if type(value).__name__ != "ndarray" and value.ndim == 0:
-                return self._tell(value.item())
-            if value.dtype.hasobject:
-                return {"<array>": [value.shape, self._tell(value.tolist())]}
-            data = value.tobytes()
-        else:
-            import torch
-
-            if value.layout != torch.strided or value.is_quantized or value.is_meta:
-                raise NoNameError(f"a tensor of layout {value.layout} on {value.device} cannot be told from others")
-            flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-            data = flat.view(torch.uint8).numpy().tobytes()
-        kind, shape = f"{type(value).__name__} {value.dtype}", list(value.shape)
-        return {"<array>": [kind, shape, hashlib.sha256(data).hexdigest()]}
-
-    def _object(self, value: Any) -> Any:
-        """Any other object, by what a copy of it would be made of; none is made."""
-        kind = type(value)
-        if value is os.environ or (kind.__module__, kind.__name__) == ("kv_gym.llm.frozen", "FrozenLLM"):
-            return {"<named elsewhere>": kind.__name__}  # variables by their names, the model by every row
-        try:
-            reduced = value.__reduce_ex__(4)
-        except Exception as error:  # locks, open files, generators
-            raise NoNameError(f"{kind.__name__} cannot be told from others of its kind") from error
-        if isinstance(reduced, str):
-            self._local(getattr(value, "__module__", None) or kind.__module__)
-            return {"<global>": reduced, "<of>": self._class(kind)}
-        make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
-        told = [self._class(kind), self._tell(make), self._tell(arguments), self._tell(state)]
-        told += [None if items is None else [self._tell(one) for one in items]]
-        told += [None if pairs is None else [self._tell(list(pair)) for pair in pairs]]
-        return {"<object>": told}
 
     # --- Functions and classes ---
 
     def _callable(self, value: Any) -> Any:
         """A function, method or descriptor; None if it is something else."""
+        compiled = next((one for name in COMPILED if (one := getattr(value, name, None)) is not None), None)
+        if isinstance(compiled, FunctionType) and compiled is not value:
+            return {"<compiled>": self._function(compiled)}
         if isinstance(value, FunctionType):
             return self._function(value)
         if isinstance(value, MethodType):
@@ -380,26 +248,12 @@ class State:
                 self.globals[place] = self._loaded(value, place, strict)
 
 
-def short(told: Any) -> Any:
-    """What was told, or its hash where that is long."""
-    text = canonical(told)
-    return told if len(text) <= MAX_TOLD else {"<sha256>": text_hash(text)}
-
-
 def _stands_at(told: Any, place: str) -> bool:
     """Whether what was told is the function or class of that place, and nothing more."""
     if not isinstance(told, dict) or len(told) != 1:
         return False
     [(sign, found)] = told.items()
     return sign in ("<function>", "<class>") and (found == place or str(found).startswith(f"{place}@"))
-
-
-def _is_array(value: Any) -> bool:
-    torch = sys.modules.get("torch")
-    numpy = sys.modules.get("numpy")
-    return (torch is not None and isinstance(value, torch.Tensor)) or (
-        numpy is not None and isinstance(value, numpy.ndarray | numpy.generic)
-    )
 
 
 def _is_somebodys(kind: type) -> bool:

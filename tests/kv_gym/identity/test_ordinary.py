@@ -46,7 +46,7 @@ SOURCES = {
     ),
     "of Python's": mine(
         "def __init__(self):\n    self.a = collections.defaultdict(list)\n    self.b = random.Random(0)\n"
-        "    self.c = functools.partial(max, 1)\n    self.d = operator.itemgetter(1)\n    self.e = datetime.date(2000, 1, 1)\n"
+        "    self.c = functools.partial(max, 1)\n    self.d = operator.itemgetter(1)\n    self.e = datetime.date.min\n"
         + SCORE.format(1), "import collections, datetime, functools, operator, random"
     ),
 }  # fmt: skip
