@@ -77,8 +77,8 @@ MADE: dict[str, Callable[[int], Case]] = {
         {"LAM": str(k)},
     ),
     "files() of one name": lambda k: Case({
-        "mine.py": mine("def files(self):\n    return ['a/w.bin', 'b/w.bin']\n" + USES.format(1)),
-        "a/w.bin": str(k), "b/w.bin": "0",
+        "mine.py": mine("def files(self):\n    return ['a/w', 'b/w']\n" + USES.format(1)),
+        "a/w": str(k), "b/w": "0",
     }),
 }  # fmt: skip
 PAIRS = {name: (made(1), made(2)) for name, made in MADE.items()}
