@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, get_type_hints
 
 from kv_gym.config import plain
 from kv_gym.errors import ConfigError, KVGymError, unknown_name
-from kv_gym.identity import FILE_MODULE, imports_of, remember_options
+from kv_gym.identity import FILE_MODULE, mixed_up, remember_options
 from kv_gym.llm.accumulators import ACCUMULATORS
 from kv_gym.registry import plugins
 
@@ -212,26 +212,27 @@ def _from_file(path: Path, class_name: str) -> type[AgentLike]:
     except BaseException:
         del sys.modules[module_name]
         raise
-    _check_neighbours(module, Path(folder))
+    _check_neighbours(module)
     if not hasattr(module, class_name):
         agents = [name for name, value in vars(module).items() if inspect.isclass(value) and _is_agent(value)]
         raise unknown_name(f"class in {path}", class_name, agents)
     return _checked(getattr(module, class_name), f"{path}:{class_name}")
 
 
-def _check_neighbours(module: ModuleType, folder: Path) -> None:
-    """Refuse a module whose imports were answered by files of the same name in another agent's folder.
+def _check_neighbours(module: ModuleType) -> None:
+    """Refuse a module whose imports, however deep, were answered by files of the same name in another agent's folder.
 
     Raises:
         ConfigError: Names the file.
     """
-    for name in imports_of(module):
-        other, here = sys.modules.get(name), folder / f"{name.replace('.', '/')}.py"
-        if other is not None and here.is_file() and Path(str(getattr(other, "__file__", ""))).resolve() != here:
-            raise ConfigError(
-                f"{module.__file__} imports {name!r}, but another file of that name is loaded ({other.__file__}). "
-                f"Rename {here.name}, or run the two agents one after the other."
-            )
+    found = mixed_up(module)
+    if found is not None:
+        name, here, other = found
+        wrong = here.parent.name if here.name == "__init__.py" else here.name
+        raise ConfigError(
+            f"{module.__file__} imports {name!r}, but another file of that name is loaded ({other}). "
+            f"Rename {wrong}, or run the two agents one after the other."
+        )
 
 
 def _is_agent(value: type) -> bool:

@@ -16,7 +16,7 @@ from safetensors.torch import load
 
 from kv_gym.agents import AgentLike, agent_entries
 from kv_gym.errors import ConfigError
-from kv_gym.identity import FILE_MODULE, files_of, imported_by, is_installed
+from kv_gym.identity import FILE_MODULE, files_of, is_installed, sources_of
 from kv_gym.leaderboard.files import AGENT_FOLDER, MAX_PLACE, PLACE, FileRefused, parse_json, read_bounded
 
 AGENT_TYPES = (".py", ".safetensors", ".json")
@@ -76,14 +76,9 @@ def _modules(source: Path) -> Iterator[tuple[str, Path]]:
 
 def local_modules(source: Path) -> dict[str, Path]:
     """Sources of the modules that an agent's file imports and that belong to no installed package, by name."""
-    names, _ = imported_by(_module_of(source))
-    parents = {name.rsplit(".", depth)[0] for name in names for depth in range(1, name.count(".") + 1)}
-    found = {}
-    for name in sorted({*names, *parents}):
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin and spec.origin.endswith(".py") and not is_packaged(Path(spec.origin)):
-            found[name] = Path(spec.origin)
-    return found
+    module = _module_of(source)
+    found = sources_of([module]).modules
+    return {name: found[name] for name in sorted(found) if name != module.__name__ and not is_packaged(found[name])}
 
 
 def _module_of(source: Path) -> ModuleType:

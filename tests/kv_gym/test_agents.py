@@ -237,6 +237,26 @@ def test_an_agent_may_import_what_lies_beside_it(tmp_path: Path) -> None:
     del sys.modules["my_rule"]
 
 
+@pytest.mark.parametrize("deep", ["my_pack/__init__.py", "my_pack/part.py"])
+def test_what_lies_beside_two_agents_is_never_mixed_however_deep(
+    deep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    name = deep.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    for place in ("a", "b"):
+        (tmp_path / place / "my_pack").mkdir(parents=True)
+        (tmp_path / place / f"my_{place}.py").write_text(f"import {name}\n")  # a helper that only this one has
+        (tmp_path / place / deep).write_text(f"SIGN = {place!r}\n")
+        (tmp_path / place / "mine.py").write_text(f"{MINE}\nimport my_{place}\n")
+    load_agent(f"{tmp_path}/a/mine.py:Duck")
+    try:
+        with pytest.raises(ConfigError, match=rf"imports '{name}', but another .* loaded .*/a/{deep}.*Rename "):
+            load_agent(f"{tmp_path}/b/mine.py:Duck")
+    finally:
+        for loaded in ("my_a", "my_b", "my_pack", "my_pack.part"):
+            sys.modules.pop(loaded, None)
+
+
 def test_options_are_listed_with_type_default_and_meaning() -> None:
     options = {option.name: option for option in agents.agent_options(agents.agent_class("rkv"))}
     assert (options["n_obs"].type, options["n_obs"].default) == ("int", "8")

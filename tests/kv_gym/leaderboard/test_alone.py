@@ -126,6 +126,16 @@ def test_what_lies_beside_an_agent_travels_with_it(home: Path) -> None:
         check_alone(folder, described)
 
 
+def test_modules_that_are_hard_to_find_travel_too(home: Path) -> None:
+    """One named like a module of Python's, and one that is imported by a constant."""
+    (home / "tabnanny.py").write_text("HALF = 0.5\n")
+    (home / "rules.py").write_text("FACTOR = 2\n")
+    imports = "import importlib\nimport tabnanny\nrules = importlib.import_module('rules')\n"
+    folder, described = packed(home, write(home, "self.half = tabnanny.HALF * rules.FACTOR", imports=imports))
+    assert holds(folder) == ["mine.py", "rules.py", "tabnanny.py"]
+    check_alone(folder, described)
+
+
 def test_an_option_that_names_a_file_names_the_one_in_the_submission(home: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.json").write_text("[7]")
     init = "self._path = Path(weights); self.weight = json.loads(self._path.read_text())[0]"
