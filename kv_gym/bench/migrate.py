@@ -83,7 +83,7 @@ def migrate(path: Path, agents: Sequence[AgentLike], sample: int, progress: Prog
         chosen = newest_rows(rows)
         if not chosen:
             raise RowFileError(f"{path} holds no episodes. There is nothing to migrate.")
-        now = _Now(rows.runs, chosen, agents, progress)
+        now = _Now(rows.runs, chosen, agents, progress, path.parent)
         cells = now.migrate(sample)
         if now.updated:
             write_whole(path, packed(now.put_into(rows), path))
@@ -98,16 +98,18 @@ class _Now:
         chosen: Rows that belong together.
         agents: Those of this version.
         progress: Told how far it is.
+        folder: Of the file.
 
     Attributes:
         updated: Rows as this version knows them, by the key that they had.
     """
 
     def __init__(
-        self, runs: dict[str, RunRow], chosen: list[EpisodeRow], agents: Sequence[AgentLike], progress: Progress
-    ) -> None:
+        self, runs: dict[str, RunRow], chosen: list[EpisodeRow], agents: Sequence[AgentLike], progress: Progress,
+        folder: Path,
+    ) -> None:  # fmt: skip
         self.runs = {row.run_id: runs[row.run_id] for row in chosen}
-        self.rows, self.progress = chosen, progress
+        self.rows, self.progress, self.folder = chosen, progress, folder
         last = runs[chosen[-1].run_id]
         self.first = config_of(last, chosen[-1])
         self.llm = _model_of(last, self.first)
@@ -243,7 +245,7 @@ class _Now:
         run, made = self.runs[old], {row.agent_sha256 for row in self.updated.values() if row.run_id == old}
         migrated = {
             "from": old, "date": datetime.now(UTC).isoformat(timespec="seconds"), "command": provenance.command(),
-            "git": provenance.git_state(),
+            "git": provenance.git_state(output=self.folder),
         }  # fmt: skip
         return run.model_copy(update={
             "run_id": "",
