@@ -196,7 +196,7 @@ def decide(batch: EpisodeBatch, agent: AgentLike, guard: Guard) -> tuple[float, 
         with torch.no_grad(), guard.watch():
             clock = time.perf_counter()
             scores = agent.score(view)
-            if isinstance(scores, torch.Tensor) and scores.is_cuda:
+            if type(scores) is torch.Tensor and scores.is_cuda:
                 torch.cuda.synchronize(scores.device)  # else the clock stops before the work is done
             scoring = [time.perf_counter() - clock]
         check_kind(scores, batch.llm.shape.device)

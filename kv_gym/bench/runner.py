@@ -118,7 +118,7 @@ class Runner:
         llm = load_llm(config.model, config.revision, config.dtype, config.device)
         if llm.fingerprint != self.llm.fingerprint:
             raise ConfigError(
-                f"an agent changed the model {llm.name!r}, and what is loaded anew is another one (fingerprint "
+                f"an agent changed the model {self.llm.name!r}, and what is loaded anew is another one (fingerprint "
                 f"{llm.fingerprint[:12]}, it was {self.llm.fingerprint[:12]}). Put its files back."
             )
         self.llm, self._shown = llm, []
