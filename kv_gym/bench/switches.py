@@ -150,7 +150,7 @@ def switches_kept() -> Iterator[list[str]]:
 def _streams_kept(turned: list[str]) -> Iterator[None]:
     """Put standard output and standard error back; one that was closed is opened again."""
     kept = {name: getattr(sys, name) for name in ("stdout", "stderr")}
-    spare = {name: _copy_of(stream) for name, stream in kept.items()}
+    copies = {name: _copy_of(stream) for name, stream in kept.items()}
     try:
         yield
     finally:
@@ -158,23 +158,23 @@ def _streams_kept(turned: list[str]) -> Iterator[None]:
             closed = getattr(stream, "closed", False)
             if getattr(sys, name) is not stream or closed:
                 turned.append(f"sys.{name}")
-                setattr(sys, name, _opened_again(stream, spare[name]) if closed else stream)
-            if spare[name] is not None:
-                os.close(spare[name])  # type: ignore[arg-type]
+                setattr(sys, name, _opened_again(stream, copies[name]) if closed else stream)
+        for copy in copies.values():
+            if copy is not None:
+                os.close(copy[1])
 
 
-def _copy_of(stream: Any) -> int | None:
-    """Another descriptor of the stream's file; None where it has none, as under a test's capture."""
+def _copy_of(stream: Any) -> tuple[int, int] | None:
+    """Descriptor of a stream's file, and another one; None where it has none, as under a test's capture."""
     try:
-        return os.dup(stream.fileno())
+        return stream.fileno(), os.dup(stream.fileno())
     except (OSError, ValueError, AttributeError):
         return None
 
 
-def _opened_again(stream: Any, copy: int | None) -> Any:
+def _opened_again(stream: Any, copy: tuple[int, int] | None) -> Any:
     """A stream to where the closed one wrote."""
     if copy is None:
         return open(os.devnull, "w", encoding="utf-8")
-    number = 2 if getattr(stream, "name", "") == "<stderr>" else 1
-    os.dup2(copy, number)
-    return open(number, "w", encoding=stream.encoding, errors="replace", buffering=1, closefd=False)
+    os.dup2(copy[1], copy[0])
+    return open(copy[0], "w", encoding=stream.encoding, errors="replace", buffering=1, closefd=False)

@@ -451,6 +451,28 @@ def test_mistakes_show_before_anything_runs(small: Bench, tmp_path: Path) -> Non
     assert not path.exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"problems": 10**20}, "problems=100000000000000000000 x seeds=1 x problem_seeds=1 are more than 1,000,000"),
+        ({"seeds": 10**6}, "are more than 1,000,000 episodes. Ask for fewer"),
+        ({"problem_seeds": 10**20}, "are more than 1,000,000 episodes"),
+        ({"width": 10**20}, "is more than 65,536 episodes side by side"),
+        ({"options": {"n_problems": 10**20}}, "n_problems is what `problems` says"),
+    ],
+)
+def test_sizes_are_bounded(small: Bench, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        replace(small, **changes)
+
+
+def test_the_last_problem_seed_is_one(small: Bench, tmp_path: Path) -> None:
+    last = {**small.options, "problem_seed": 2**32 - 1}
+    assert run_bench(replace(small, problems=1, options=last), tmp_path / "rows.jsonl").left_out is not None
+    with pytest.raises(ConfigError, match="problem_seed=4294967295 \\+ problem_seeds=2 is above 4294967296"):
+        run_bench(replace(small, problems=1, problem_seeds=2, options=last), tmp_path / "rows.jsonl")
+
+
 def test_defaults_come_from_the_page() -> None:
     bench = Bench(ENV, [Random()])
     assert bench.budgets == (64, 128, 192) and bench.problems == 32 and bench.modes == ("generate", "replay")
