@@ -134,7 +134,8 @@ class LineFile:
 
     def _check_torn(self, torn: bytes, starts: Sequence[bytes]) -> None:
         begun = torn.rstrip(b"\0")
-        if begun and not any(begun[: len(start)] == start[: len(begun)] for start in starts):
+        ours = any(begun[: len(start)] == start[: len(begun)] for start in starts)
+        if begun and not (ours and min(begun) >= ord(" ")):  # JSON of ours holds no control characters
             raise ForeignFileError(
                 f"{self.path} ends with {begun[:60]!r}, which is no part of this file and has no newline. Nothing was "
                 "changed. Remove it, or use another file."

@@ -7,12 +7,14 @@ or swapped has another sum.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 COLUMNS = 1021  # a prime: what moves by whole rows or heads lands in other columns
+SMALL = 2**20  # bytes
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -42,6 +44,56 @@ def _whole_numbers(flat: Tensor) -> Tensor:
     if size < 8 and (flat.numel() * size) % 8 == 0 and (flat.storage_offset() * size) % 8 == 0:
         return flat.view(torch.int64)
     return flat.view(WHOLE[size])
+
+
+class Snapshot:
+    """Tensors as they are now; `changes` says which of them are other later.
+
+    Small ones are copied in one piece, which is cheaper than to sum each; of the others a checksum is kept.
+
+    Args:
+        tensors: By name.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        small = [name for name, one in tensors.items() if one.numel() * one.element_size() <= SMALL]
+        self._small = {name: tensors[name] for name in small}
+        self._large = {name: one for name, one in tensors.items() if name not in self._small}
+        self._forms = [_form(one) for one in tensors.values()]
+        self._tensors = tensors
+        self._copy, self._sums = _joined(self._small), checksums(list(self._large.values()))
+
+    def changes(self) -> list[str]:
+        """Names of the tensors that are other than they were: by torch's count, by form and place, or by content."""
+        changed = [
+            name for (name, one), form in zip(self._tensors.items(), self._forms, strict=True) if _form(one) != form
+        ]
+        if changed:
+            return changed
+        sums = zip(self._large, self._sums, checksums(list(self._large.values())), strict=True)
+        changed = [name for name, before, now in sums if before != now]
+        copy = _joined(self._small)
+        if not torch.equal(copy.view(torch.int64), self._copy.view(torch.int64)):  # an eighth of the comparisons
+            changed += [name for name, before, now in self._pieces(copy) if not before.equal(now)]
+        return changed
+
+    def _pieces(self, copy: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Small tensors by name: their bytes then and in `copy`."""
+        end = 0
+        for name, one in self._small.items():
+            start, end = end, end + one.numel() * one.element_size()
+            yield name, self._copy[start:end], copy[start:end]
+
+
+def _form(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor._version, tensor.shape, tensor.stride(), tensor.data_ptr()
+
+
+def _joined(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The bytes of tensors behind each other, and zeros up to a multiple of eight."""
+    parts = [one.detach().reshape(-1).view(torch.uint8) for one in tensors.values()]
+    parts += [torch.zeros(-sum(map(len, parts)) % 8, dtype=torch.uint8, device=one.device) for one in parts[:1]]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.uint8)
 
 
 @functools.cache

@@ -12,12 +12,12 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from kv_gym.agents import AgentLike, prepare_agent
-from kv_gym.bench.checksums import checksums
+from kv_gym.bench.checksums import Snapshot
 from kv_gym.bench.model_state import forget_derived, model_state
 from kv_gym.bench.switches import switches_kept
 from kv_gym.engine.episodes import EpisodeBatch
@@ -69,15 +69,12 @@ class Guard:
             AgentTouched: Says what else was changed.
             AgentTooSlow: The limit.
         """
-        shown = self.batch.shown()
-        tensors = list(shown.values())
-        before = _marks(tensors)
+        shown = Snapshot(self.batch.shown())
         with switches_kept() as turned, time_limit(self.seconds):
             yield
         if self._model.written():
             self.check_model()
-        changed = [name for name, one, other in zip(shown, before, _marks(tensors), strict=True) if one != other]
-        if changed:
+        if changed := shown.changes():
             raise AgentTouched(f"it changed {_listed(changed)}. Agents look only: work on a copy (`tensor.clone()`).")
         if turned:
             raise AgentTouched(f"it changed {_listed(turned)} and left it so. Put it back before `score` returns.")
@@ -94,12 +91,6 @@ class Guard:
             raise ModelTouched(
                 f"it changed {_listed(changed)}. The model is frozen: work on a copy (`weight.clone()`)."
             )
-
-
-def _marks(tensors: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """What tells each tensor: its version, form and place, and its checksum."""
-    forms = [(one._version, one.shape, one.stride(), one.data_ptr()) for one in tensors]
-    return list(zip(forms, checksums(tensors), strict=True))
 
 
 def prepare_watched(llm: FrozenLLM, agent: AgentLike) -> None:

@@ -23,6 +23,7 @@ DTYPES = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
     torch.uint8, torch.bool,
 )  # fmt: skip
+CHECK_EVERY = 8  # decisions, after which episodes that have ended are yielded: the model is compared with what it was
 
 logger = logging.getLogger(__name__)
 
@@ -137,21 +138,33 @@ def _side_by_side(
     guard = Guard(batch, seconds)
     spent = [Time() for _ in range(batch.n)]
     free = list(range(batch.n))
+    ended: list[Outcome] = []  # since the model was looked at
+    decisions = 0
     while running or waiting:
         clock = time.perf_counter()
         started = {row: waiting.popleft() for row in free[: len(waiting)]}
         if started:
             batch.reset(list(started), [e.reference for e in started.values()], [e.seed for e in started.values()])
             running |= started
-        scoring = decide(batch, agent, guard)[0]
+        try:
+            scoring = decide(batch, agent, guard)[0]
+        except AgentFailure as failure:
+            if not isinstance(failure.__cause__, ModelTouched):
+                yield from ended
+            raise
+        decisions += 1
         free = [row for row in running if not batch.active[row]]
         share = (time.perf_counter() - clock) / len(running)
         for row in running:
             spent[row].seconds += share
             spent[row].scoring += scoring / len(running)
         for row in free:
-            yield running.pop(row), batch.record(row), spent[row]
+            ended.append((running.pop(row), batch.record(row), spent[row]))
             spent[row] = Time()
+        if ended and (decisions % CHECK_EVERY == 0 or not (running or waiting)):
+            check_model(guard)
+            yield from ended
+            ended = []
 
 
 def check_kind(scores: object, device: torch.device) -> None:
@@ -185,7 +198,7 @@ def decide(batch: EpisodeBatch, agent: AgentLike, guard: Guard) -> tuple[float, 
     Args:
         batch: The episodes.
         agent: Who chooses.
-        guard: Watches that it only looks; before an episode ends here, it has looked at the whole model.
+        guard: Watches that it only looks. `check_model` comes before an episode that has ended counts.
 
     Returns:
         (Seconds that the agent took, what the step did).
@@ -203,20 +216,18 @@ def decide(batch: EpisodeBatch, agent: AgentLike, guard: Guard) -> tuple[float, 
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit() and the like are failures of the agent, not an end of the benchmark
-        _check_model(guard)
+        check_model(guard)
         raise AgentFailure from error
     try:
         result = batch.step(scores)
     except ScoreError as error:
-        _check_model(guard)
+        check_model(guard)
         raise AgentFailure from error
-    if bool((result.terminated | result.truncated).any()):
-        _check_model(guard)
     return scoring[0], result
 
 
-def _check_model(guard: Guard) -> None:
-    """What is wrong with the model comes before anything else that an agent did.
+def check_model(guard: Guard) -> None:
+    """Look at the whole model: before an episode counts, and before anything else that an agent did is told.
 
     Raises:
         AgentFailure: From `ModelTouched`.

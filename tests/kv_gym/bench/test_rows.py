@@ -130,6 +130,14 @@ def test_what_nobody_here_wrote_is_left_as_it_is(path: Path, other: bytes) -> No
         assert path.read_bytes() == data
 
 
+def test_lines_with_the_ends_of_another_system_are_no_torn_line(path: Path) -> None:
+    data = path.read_bytes().replace(b"\n", b"\r")
+    path.write_bytes(data)
+    with pytest.raises(ForeignFileError, match="is no part of this file"):
+        RowFile(path)
+    assert path.read_bytes() == data
+
+
 @pytest.mark.parametrize("link", ["none", "symbolic", "folder", "hard"])
 def test_only_one_process_writes(path: Path, tmp_path: Path, link: str) -> None:
     """By whatever name the file is called."""
