@@ -15,6 +15,7 @@ from kv_gym.rewards import reward_settings
 
 MOST_TOKENS = 2**20
 """Longest texts, and most slots: what is larger is a slip of the pen."""
+MOST_PROBLEMS = 1_000_000
 
 MOST_CHARACTERS = 2**16
 """Longest texts that are put around a question."""
@@ -42,7 +43,9 @@ class _Settings(BaseModel):
     problem_seed: int = Field(
         0, ge=0, lt=2**32, description="Seed that made problems are drawn with; benchmarks use 0."
     )
-    n_problems: int = Field(256, ge=1, description="Problems in the set; all there are, if there are fewer.")
+    n_problems: int = Field(
+        256, ge=1, le=MOST_PROBLEMS, description="Problems in the set; all there are, if there are fewer."
+    )
     model: str = Field(
         "tiny", description="Frozen LLM: `tiny` (part of kv-gym), a Hugging Face id, a local folder or a `.gguf` file."
     )

@@ -19,9 +19,9 @@ from pathlib import Path
 from kv_gym.agents import AgentLike
 from kv_gym.bench import provenance
 from kv_gym.bench.benchmark import described
-from kv_gym.bench.guard import prepare_watched
+from kv_gym.bench.guard import ModelTouched, prepare_watched
 from kv_gym.bench.plan import Episode, config_of, prepare
-from kv_gym.bench.play import AgentFailure, play
+from kv_gym.bench.play import Failed, play
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.report import newest_rows
 from kv_gym.bench.rows import EpisodeRow, RowFileError, RowKey, Rows, RunRow, packed, read_rows, sha256_of
@@ -212,20 +212,30 @@ class _Now:
             return "all of its episodes failed"
         mode = rows[0].mode
         config = self.first.model_copy(update={"budget": rows[0].budget, "mode": mode, "shadow": mode == "replay"})
-        try:
-            wrong = [row.problem for row, record in self._again(agent, config, drawn) if not _same(row, record)]
-        except AgentFailure as failure:
-            return failure.reason
+        wrong: list[str] = []
+        for row, outcome in self._again(agent, config, drawn):
+            if isinstance(outcome, Failed):
+                return outcome.reason
+            if not _same(row, outcome):
+                wrong.append(row.problem)
         return f"{len(wrong)} of {len(drawn)} come out otherwise, such as {wrong[0]}" if wrong else ""
 
     def _again(
         self, agent: AgentLike, config: EnvConfig, drawn: Sequence[EpisodeRow]
-    ) -> Iterator[tuple[EpisodeRow, EpisodeRecord]]:
+    ) -> Iterator[tuple[EpisodeRow, EpisodeRecord | Failed]]:
+        """Play episodes once more.
+
+        Raises:
+            ConfigError: The agent changed the model, so that nothing can be said of the agents after it.
+        """
         stored = {(row.problem, row.seed): row for row in drawn}
         episodes = [self.episodes[key] for key in stored]
         if agent.evicts:
-            for episode, record, _ in play(self.llm, config, agent, episodes, len(episodes)):
-                yield stored[episode.problem.id, episode.seed], record
+            try:
+                for episode, outcome, _ in play(self.llm, config, agent, episodes, len(episodes)):
+                    yield stored[episode.problem.id, episode.seed], outcome
+            except ModelTouched as touched:
+                raise ConfigError(f"agent {agent.name!r}: {touched} Nothing was migrated; leave it out.") from touched
         else:
             for episode in episodes:
                 yield stored[episode.problem.id, episode.seed], full_cache_record(self.llm, config, episode.reference)

@@ -23,6 +23,9 @@ from kv_gym.rewards import REWARD_TERMS
 Mode = Literal["generate", "replay"]
 MODES: tuple[Mode, ...] = ("generate", "replay")
 WIDTH = 32
+MOST_EPISODES = 1_000_000  # of an agent at one budget; what is more is a slip of the pen
+MOST_SIDE_BY_SIDE = 65_536
+MOST_SEED = 2**32  # that problems are drawn with, and no more (`kv_gym.config`)
 # What cannot move a row, is a part of its key by itself, or (the model) is in the fingerprint.
 NO_SETTING = {
     "budget", "mode", "shadow", "n_problems", "split", "problem_seed", "model", "revision", "dtype", "action",
@@ -71,6 +74,16 @@ class Bench:
             value = plain(getattr(self, name))
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name}={value!r} leaves nothing to run. Use a whole number from 1 on.")
+        asked = self.problems * self.seeds * self.problem_seeds  # type: ignore[operator]
+        if asked > MOST_EPISODES:
+            raise ConfigError(
+                f"problems={self.problems} x seeds={self.seeds} x problem_seeds={self.problem_seeds} are more than "
+                f"{MOST_EPISODES:,} episodes. Ask for fewer."
+            )
+        if self.width > MOST_SIDE_BY_SIDE:
+            raise ConfigError(f"width={self.width} is more than {MOST_SIDE_BY_SIDE:,} episodes side by side.")
+        if "n_problems" in self.options:
+            raise ConfigError("options: n_problems is what `problems` says. Leave it out.")
         if self.agent_seconds is not None and not 0 < self.agent_seconds < math.inf:
             raise ConfigError(f"agent_seconds={self.agent_seconds} is no time. Use seconds above 0.")
         if not self.agents:
@@ -144,7 +157,7 @@ def fresh_problems(config: EnvConfig, problem_seeds: int) -> list[Problem]:
     """The problems of an env, drawn with its own problem seed and the next ones.
 
     Raises:
-        ConfigError: There is one set, whatever the seed.
+        ConfigError: There is one set, whatever the seed; or the last seed is too large.
     """
     if problem_seeds > 1 and source_of(config).size(config.split) is not None:
         raise ConfigError(
@@ -153,6 +166,10 @@ def fresh_problems(config: EnvConfig, problem_seeds: int) -> list[Problem]:
         )
     first = config.problem_seed
     seeds = range(first, first + problem_seeds)
+    if seeds.stop > MOST_SEED:
+        raise ConfigError(
+            f"problem_seed={first} + problem_seeds={problem_seeds} is above {MOST_SEED}. Use lower seeds."
+        )
     return [p for seed in seeds for p in list_problems(config.model_copy(update={"problem_seed": seed}))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from kv_gym.agents import AgentLike, queries_of
-from kv_gym.bench.guard import Guard
+from kv_gym.bench.guard import Guard, ModelTouched, reason_of
 from kv_gym.bench.plan import Episode
 from kv_gym.config import EnvConfig
 from kv_gym.engine.episodes import EpisodeBatch, StepResult
@@ -18,7 +19,13 @@ from kv_gym.engine.records import EpisodeRecord
 from kv_gym.errors import ScoreError
 from kv_gym.llm.frozen import FrozenLLM
 
-MAX_FAILURE_CHARS = 500
+DTYPES = (
+    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool,
+)  # fmt: skip
+CHECK_EVERY = 8  # decisions, after which episodes that have ended are yielded: the model is compared with what it was
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -40,14 +47,31 @@ class AgentFailure(Exception):
     @property
     def reason(self) -> str:
         """Class and message of the cause, bounded."""
-        return f"{type(self.__cause__).__name__}: {self.__cause__}"[:MAX_FAILURE_CHARS]
+        return "" if self.__cause__ is None else reason_of(self.__cause__)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An episode in which the agent raised.
+
+    Attributes:
+        reason: Class and message.
+    """
+
+    reason: str
+
+
+Outcome = tuple[Episode, EpisodeRecord | Failed, Time]
 
 
 def play(
     llm: FrozenLLM, config: EnvConfig, agent: AgentLike, episodes: Sequence[Episode], width: int,
     evictions: bool = False, seconds: float | None = None,
-) -> Iterator[tuple[Episode, EpisodeRecord, Time]]:  # fmt: skip
+) -> Iterator[Outcome]:  # fmt: skip
     """Play episodes side by side; a row that ends is filled with the next one.
+
+    Where the agent raises, each episode of that moment is played again, alone: only those in which it raises then have
+    failed, however many were side by side.
 
     Args:
         llm: The frozen LLM.
@@ -62,43 +86,110 @@ def play(
         (Episode, its record, its share of the time), as they end.
 
     Raises:
+        ModelTouched: The agent changed the model: it must not be used again, and what was not yielded is lost.
+    """
+    waiting = deque(episodes)
+
+    def start(queue: deque[Episode], most: int, running: dict[int, Episode]) -> Iterator[Outcome]:
+        batch = EpisodeBatch(
+            llm, config, min(most, len(queue)), statistics=agent.needs, hindsight=agent.uses_hindsight,
+            evictions=evictions, queries=queries_of(agent),
+        )  # fmt: skip
+        return _side_by_side(batch, agent, queue, running, seconds)
+
+    while waiting:
+        running: dict[int, Episode] = {}
+        try:
+            yield from start(waiting, width, running)
+        except AgentFailure as failure:
+            failed = _told(agent, failure)
+        again = list(running.values())
+        if len(again) == 1:
+            yield again[0], failed, Time()
+            continue
+        for episode in again:
+            try:
+                yield from start(deque([episode]), 1, {})
+            except AgentFailure as failure:
+                yield episode, _told(agent, failure), Time()
+
+
+def _told(agent: AgentLike, failure: AgentFailure) -> Failed:
+    """What is kept of a failure: not its frames, which hold the whole batch.
+
+    Raises:
+        ModelTouched: That is what it was.
+    """
+    if isinstance(failure.__cause__, ModelTouched):
+        raise failure.__cause__
+    logger.info("agent %s failed", agent.name, exc_info=failure.__cause__)
+    return Failed(failure.reason)
+
+
+def _side_by_side(
+    batch: EpisodeBatch, agent: AgentLike, waiting: deque[Episode], running: dict[int, Episode],
+    seconds: float | None,
+) -> Iterator[Outcome]:  # fmt: skip
+    """Play what waits in one batch; `running` holds at any time what has begun and not ended, by row.
+
+    Raises:
         AgentFailure: The agent raised, or its scores cannot be used.
     """
-    waiting, running = deque(episodes), dict[int, Episode]()
-    batch = EpisodeBatch(
-        llm, config, min(width, len(episodes)), statistics=agent.needs, hindsight=agent.uses_hindsight,
-        evictions=evictions, queries=queries_of(agent),
-    )  # fmt: skip
     guard = Guard(batch, seconds)
     spent = [Time() for _ in range(batch.n)]
     free = list(range(batch.n))
+    ended: list[Outcome] = []  # since the model was looked at
+    decisions = 0
     while running or waiting:
         clock = time.perf_counter()
         started = {row: waiting.popleft() for row in free[: len(waiting)]}
         if started:
             batch.reset(list(started), [e.reference for e in started.values()], [e.seed for e in started.values()])
             running |= started
-        scoring = decide(batch, agent, guard)[0]
+        try:
+            scoring = decide(batch, agent, guard)[0]
+        except AgentFailure as failure:
+            if not isinstance(failure.__cause__, ModelTouched):
+                yield from ended
+            raise
+        decisions += 1
         free = [row for row in running if not batch.active[row]]
         share = (time.perf_counter() - clock) / len(running)
         for row in running:
             spent[row].seconds += share
             spent[row].scoring += scoring / len(running)
         for row in free:
-            yield running.pop(row), batch.record(row), spent[row]
+            ended.append((running.pop(row), batch.record(row), spent[row]))
             spent[row] = Time()
+        if ended and (decisions % CHECK_EVERY == 0 or not (running or waiting)):
+            check_model(guard)
+            yield from ended
+            ended = []
 
 
-def check_kind(scores: object) -> None:
+def check_kind(scores: object, device: torch.device) -> None:
     """Refuse what no scores can be.
 
+    Args:
+        scores: What an agent returned.
+        device: The model's.
+
     Raises:
-        ScoreError: It is no tensor, or carries gradients.
+        ScoreError: It is no dense tensor of real numbers on that device, or carries gradients.
     """
     if not isinstance(scores, torch.Tensor):
         raise ScoreError(f"keep scores are {type(scores).__name__}, not a tensor of shape [N, L, H_kv, S].")
+    if type(scores) not in (torch.Tensor, torch.nn.Parameter):
+        raise ScoreError(f"keep scores are a tensor of the class {type(scores).__name__}. Return a plain one.")
     if scores.requires_grad:
         raise ScoreError("keep scores carry gradients. Return scores.detach().")
+    if scores.layout != torch.strided or scores.is_nested or scores.dtype not in DTYPES:
+        form = "nested" if scores.is_nested else str(scores.layout).removeprefix("torch.")
+        raise ScoreError(
+            f"keep scores are {form} tensors of {scores.dtype}. Return a dense tensor of real numbers, such as float32."
+        )
+    if scores.device.type != device.type:
+        raise ScoreError(f"keep scores are on {scores.device}, the model is on {device}. Return scores.to({device}).")
 
 
 def decide(batch: EpisodeBatch, agent: AgentLike, guard: Guard) -> tuple[float, StepResult]:
@@ -107,7 +198,7 @@ def decide(batch: EpisodeBatch, agent: AgentLike, guard: Guard) -> tuple[float, 
     Args:
         batch: The episodes.
         agent: Who chooses.
-        guard: Watches that it only looks.
+        guard: Watches that it only looks. `check_model` comes before an episode that has ended counts.
 
     Returns:
         (Seconds that the agent took, what the step did).
@@ -118,13 +209,30 @@ def decide(batch: EpisodeBatch, agent: AgentLike, guard: Guard) -> tuple[float, 
         with torch.no_grad(), guard.watch():
             clock = time.perf_counter()
             scores = agent.score(view)
-            if isinstance(scores, torch.Tensor) and scores.is_cuda:
+            if type(scores) is torch.Tensor and scores.is_cuda:
                 torch.cuda.synchronize(scores.device)  # else the clock stops before the work is done
             scoring = [time.perf_counter() - clock]
-        check_kind(scores)
-    except (Exception, SystemExit) as error:  # sys.exit() is a failure of the agent, not an end of the benchmark
+        check_kind(scores, batch.llm.shape.device)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit() and the like are failures of the agent, not an end of the benchmark
+        check_model(guard)
         raise AgentFailure from error
     try:
-        return scoring[0], batch.step(scores)
+        result = batch.step(scores)
     except ScoreError as error:
+        check_model(guard)
         raise AgentFailure from error
+    return scoring[0], result
+
+
+def check_model(guard: Guard) -> None:
+    """Look at the whole model: before an episode counts, and before anything else that an agent did is told.
+
+    Raises:
+        AgentFailure: From `ModelTouched`.
+    """
+    try:
+        guard.check_model()
+    except ModelTouched as touched:
+        raise AgentFailure from touched

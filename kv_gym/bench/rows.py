@@ -2,8 +2,8 @@
 
 Two kinds of line. A `run` line says once what all episodes of one `kv-gym bench` call share: versions, hardware,
 threads, commit, settings. An `episode` line holds one episode and names its run by `run_id`, the hash of that run line.
-Each line is written in one piece; a last line without its newline was torn by a kill and is dropped when the file is
-opened again.
+Each line is written in one piece; a last line that ends in the middle was torn by a kill, and is overwritten when the
+file grows again. An episode that failed is played again by the next run, whose row then counts.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from kv_gym.engine.measures import result_columns
 from kv_gym.errors import ConfigError, KVGymError, first_complaint
-from kv_gym.files import LineFile
+from kv_gym.files import LineFile, split_lines
 
 RowKey = tuple[str | int, ...]
 SCHEMA = 1
+LINE_STARTS = (b'{"schema_version": ',)
 LATER_FIELDS = ("agents", "migrated")  # of run lines: ids of lines without them are what they were
 
 
@@ -209,13 +210,15 @@ class Rows:
     episodes: dict[RowKey, EpisodeRow]
 
     def add(self, line: RunRow | EpisodeRow) -> None:
-        """Add one line; of two episodes with one key the first stays."""
+        """Add one line; of two episodes with one key the first stays, unless it failed: then the later one counts."""
         if isinstance(line, RunRow):
             self.runs[line.run_id] = line
         elif line.run_id not in self.runs:
             raise ValueError(f"there is no run line {line.run_id!r} before it")
         else:
-            self.episodes.setdefault(line.key, line)
+            known = self.episodes.get(line.key)
+            if known is None or known.failed is not None:
+                self.episodes[line.key] = line
 
 
 _LINE: TypeAdapter[RunRow | EpisodeRow] = TypeAdapter(Annotated[RunRow | EpisodeRow, Field(discriminator="kind")])
@@ -279,7 +282,7 @@ def read_rows(path: Path) -> Rows:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
             raise RowFileError(f"{path} is no gzip file, or damaged: {error}. Copy it again.") from error
-    return parse_rows(data[: data.rfind(b"\n") + 1].splitlines(), str(path))
+    return parse_rows(split_lines(data)[0], str(path))
 
 
 def _encoded(line: RunRow | EpisodeRow) -> bytes:
@@ -296,7 +299,7 @@ class RowFile:
     """A file of rows, open for appending by one process at a time.
 
     Args:
-        path: Made with its folders if it does not exist; a torn last line is dropped.
+        path: Made with its folders if it does not exist; a torn last line is overwritten by the first that is added.
 
     Attributes:
         rows: What the file holds.
@@ -308,7 +311,7 @@ class RowFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = LineFile(path, "the rows", "use another --out")
+        self._file = LineFile(path, "the rows", "use another --out", LINE_STARTS)
         try:
             self.rows = parse_rows(self._file.lines, str(path))
         except BaseException:

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from typing import Any
 
+from kv_gym.agents import AgentLike
 from kv_gym.bench import provenance
+from kv_gym.bench.guard import ModelTouched, prepare_watched, reason_of
 from kv_gym.bench.plan import Bench, Cell, Episode
-from kv_gym.bench.play import AgentFailure, Time, play
+from kv_gym.bench.play import Failed, Time, play
+from kv_gym.bench.playing import Playing
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import EpisodeRow, RowFile, RowKey, RunRow, sha256_of
 from kv_gym.bench.texts import TextFile, text_key
+from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
+from kv_gym.errors import ConfigError
 from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.loading import load_llm
 from kv_gym.problems import Problem
 from kv_gym.problems.grading import GRADING_VERSION
 
 RECORDED = ("correct", "stop", "n_tokens", "n_steps", "tokens_sha256", "actions_sha256")
-
-logger = logging.getLogger(__name__)
 
 
 class Runner:
     """Runs cells and writes their rows.
 
     Args:
-        llm: The frozen LLM.
+        llm: The frozen LLM, which all agents of the benchmark have seen.
         bench: What is run.
         file: Where rows go.
         progress: Told how far it is.
@@ -45,6 +48,8 @@ class Runner:
     ) -> None:  # fmt: skip
         self.llm, self.bench, self.file, self.progress, self.run_row = llm, bench, file, progress, run
         self.texts = texts
+        self._shown: list[AgentLike] = list(bench.agents)  # who has seen this very model
+        self._playing = Playing(file.path)
         self.computation = provenance.computation(llm.shape.dtype, llm.shape.device)
         self.keys: dict[RowKey, None] = {}
         self.n_new = 0
@@ -64,11 +69,14 @@ class Runner:
                 self._run_cell(cell, episodes)
 
     def _is_known(self, row: EpisodeRow) -> bool:
-        """Whether an episode needs not be played: its row is there, and its text where texts are asked for."""
+        """Whether an episode needs not be played: a row that went well is there, and its text where that is asked for.
+
+        What failed is played again by every new run: the cause (a limit, memory, a file) may be gone.
+        """
         stored = self.file.rows.episodes.get(row.key)
-        if stored is None:
+        if stored is None or stored.failed is not None:
             return False
-        return self.texts is None or stored.failed is not None or text_key(stored) in self.texts.known
+        return self.texts is None or text_key(stored) in self.texts.known
 
     def _run_cell(self, cell: Cell, episodes: Sequence[Episode]) -> None:
         if not cell.agent.evicts:
@@ -77,25 +85,54 @@ class Runner:
                 row = self._ungraded_row(cell, episode, record) or self._full_cache_row(cell, episode, record)
                 self._write(row, record.text)
             return
+        if not any(agent is cell.agent for agent in self._shown):
+            prepare_watched(self.llm, cell.agent)
+            self._shown.append(cell.agent)
+        with self._playing.note(f"{cell.agent.name} at budget {cell.config.budget} in {cell.config.mode} mode"):
+            touched = self._play(cell, episodes)
+        if touched:
+            self._load_anew(cell.config)
+
+    def _play(self, cell: Cell, episodes: Sequence[Episode]) -> bool:
+        """Play a cell and write its rows; return whether the agent changed the model."""
         left = {id(episode): episode for episode in episodes}
         try:
-            for episode, record, spent in play(
+            for episode, outcome, spent in play(
                 self.llm, cell.config, cell.agent, episodes, self.bench.width, seconds=self.bench.agent_seconds
             ):  # fmt: skip
                 del left[id(episode)]
-                row = self._ungraded_row(cell, episode, record) or self._played_row(cell, episode, record, spent)
-                self._write(row, record.text)
-        except AgentFailure as failure:
-            logger.info("agent %s failed", cell.agent.name, exc_info=failure.__cause__)
+                if isinstance(outcome, Failed):
+                    self._write(self._row(cell, episode, failed=outcome.reason))
+                    continue
+                row = self._ungraded_row(cell, episode, outcome) or self._played_row(cell, episode, outcome, spent)
+                self._write(row, outcome.text)
+        except ModelTouched as touched:
             for episode in left.values():
-                self._write(self._row(cell, episode, failed=failure.reason))
+                self._write(self._row(cell, episode, failed=reason_of(touched)))
+            return True
+        return False
+
+    def _load_anew(self, config: EnvConfig) -> None:
+        """Play on with a model that nobody has changed; agents have not seen that one yet.
+
+        Raises:
+            ConfigError: There is another model now where it was loaded from.
+        """
+        llm = load_llm(config.model, config.revision, config.dtype, config.device)
+        if llm.fingerprint != self.llm.fingerprint:
+            raise ConfigError(
+                f"an agent changed the model {self.llm.name!r}, and what is loaded anew is another one (fingerprint "
+                f"{llm.fingerprint[:12]}, it was {self.llm.fingerprint[:12]}). Put its files back."
+            )
+        self.llm, self._shown = llm, []
 
     def _write(self, row: EpisodeRow, text: str = "") -> None:
         self.progress.advance(1)
         if self.texts is not None and row.failed is None:
             self.texts.add(row, text)  # first: a row without its text would be played again
-        if row.key in self.file.rows.episodes:
-            return  # played for its text
+        stored = self.file.rows.episodes.get(row.key)
+        if stored is not None and stored.failed in (None, row.failed):
+            return  # played for its text, or failed as before
         if row.run_id not in self.file.rows.runs:
             self.file.add(self.run_row)
         self.file.add(row)

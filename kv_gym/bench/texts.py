@@ -39,7 +39,7 @@ class TextFile:
 
     def __init__(self, folder: Path) -> None:
         self.packed = folder / PACKED
-        self._file = LineFile(folder / OPEN, "the texts", "use another --out")
+        self._file = LineFile(folder / OPEN, "the texts", "use another --out", (b'{"key": ',))
         try:
             remove_drafts(self.packed)
             self.known = {text["key"] for text in read_texts(folder)}

@@ -85,6 +85,8 @@ def build_agent(text: str) -> AgentLike:
         KVGymError: As `load_agent` and `parse_agent`.
     """
     from kv_gym.agents import load_agent
+    from kv_gym.bench.guard import building
 
     name, options = parse_agent(text)
-    return load_agent(name, **options)
+    with building(f"agent {text!r}"):
+        return load_agent(name, **options)

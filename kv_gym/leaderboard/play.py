@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kv_gym.agents import AgentLike
 from kv_gym.bench.plan import Episode, plays, prepare
-from kv_gym.bench.play import AgentFailure, play
+from kv_gym.bench.play import Failed, play
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import sha256_of
 from kv_gym.config import EnvConfig
@@ -62,12 +62,15 @@ def references(protocol: Protocol, env: ProtocolEnv, progress: Progress) -> tupl
 def play_cell(
     cell: BoardCell, agent: AgentLike, episodes: list[Episode], width: int
 ) -> Iterator[tuple[SubmittedEpisode, Tensor | None]]:
-    """Play episodes of a cell; an agent that raises fails what is left of it.
+    """Play episodes of a cell; those in which the agent raises have failed.
 
     An answer that nobody could grade fails its episode.
 
     Yields:
         (Row, evicted slots [steps, L, H_kv, evict_every], None where nothing was evicted), as episodes end.
+
+    Raises:
+        ModelTouched: The agent changed the model.
     """
     if not agent.evicts:
         for episode in episodes:
@@ -78,19 +81,16 @@ def play_cell(
                 yield _row(cell, episode, record, *_full_slots(episode.reference)), None
         return
     mean = cell.config.budget + (cell.config.evict_every + 1) / 2  # slots are filled one by one after an eviction
-    left = {id(episode): episode for episode in episodes}
-    try:
-        for episode, record, spent in play(cell.llm, cell.config, agent, episodes, width, evictions=True):
-            del left[id(episode)]
-            if why := episode.reference.undecided or record.undecided:
-                yield _failed_row(cell, episode, why), None
-                continue
-            row = _row(cell, episode, record, mean, cell.config.slots)
-            seconds = {"seconds": round(spent.seconds, 6), "scoring_seconds": round(spent.scoring, 6)}
-            yield row.model_copy(update=seconds), record.evicted
-    except AgentFailure as failure:
-        for episode in left.values():
-            yield _failed_row(cell, episode, failure.reason), None
+    for episode, outcome, spent in play(cell.llm, cell.config, agent, episodes, width, evictions=True):
+        if isinstance(outcome, Failed):
+            yield _failed_row(cell, episode, outcome.reason), None
+            continue
+        if why := episode.reference.undecided or outcome.undecided:
+            yield _failed_row(cell, episode, why), None
+            continue
+        row = _row(cell, episode, outcome, mean, cell.config.slots)
+        seconds = {"seconds": round(spent.seconds, 6), "scoring_seconds": round(spent.scoring, 6)}
+        yield row.model_copy(update=seconds), outcome.evicted
 
 
 def _full_slots(reference: Reference) -> tuple[float, int]:

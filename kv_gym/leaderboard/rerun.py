@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.stats import binomtest, fisher_exact
 
-from kv_gym.bench.guard import prepare_watched
+from kv_gym.agents import AgentLike
+from kv_gym.bench.guard import ModelTouched, building, prepare_watched
 from kv_gym.bench.plan import Episode, plays
 from kv_gym.bench.progress import Progress
 from kv_gym.leaderboard.alone import build
@@ -30,11 +31,26 @@ def rerun_findings(
         (Reasons to refuse, what was done).
     """
     try:
-        agent = build(found.folder, found.submission.agent)
+        with building("the agent"):
+            agent = build(found.folder, found.submission.agent)
+        for cell in cells:
+            prepare_watched(cell.llm, agent)
     except Exception as error:  # a stranger's code may raise anything
         return [Finding("rerun.load", f"{type(error).__name__}: {error}")], "the agent could not be loaded"
-    for cell in cells:
-        prepare_watched(cell.llm, agent)
+    try:
+        return _played_again(found, agent, protocol, cells, progress, seed)
+    except ModelTouched as touched:
+        return [Finding("rerun.touched", str(touched))], "the agent changed the model"
+
+
+def _played_again(
+    found: ReadSubmission, agent: AgentLike, protocol: Protocol, cells: list[BoardCell], progress: Progress, seed: int
+) -> tuple[list[Finding], str]:
+    """As `rerun_findings`, of an agent that is loaded.
+
+    Raises:
+        ModelTouched: It changed the model.
+    """
     rng = np.random.default_rng(seed)
     rows = {row.key: row for row in found.episodes}
     again: list[tuple[SubmittedEpisode, SubmittedEpisode]] = []
@@ -69,7 +85,15 @@ def compare(
     submitted: list[SubmittedEpisode], again: list[tuple[SubmittedEpisode, SubmittedEpisode]],
     fresh: list[SubmittedEpisode],
 ) -> Iterator[Finding]:  # fmt: skip
-    """Two-sided tests: the same episodes pair by pair (sign test), unseen ones against all submitted (Fisher)."""
+    """Two-sided tests: the same episodes pair by pair (sign test), unseen ones against all submitted (Fisher).
+
+    Besides, an agent that played an episode when it was submitted does not fail in it.
+    """
+    failed = [ours for theirs, ours in again if ours.failed is not None and theirs.failed is None]
+    if failed:
+        yield Finding(
+            "rerun.failed", f"{len(failed)} of {len(again)} episodes fail here and were played: {failed[0].failed}"
+        )
     better = sum(theirs.correct > ours.correct for theirs, ours in again)
     worse = sum(theirs.correct < ours.correct for theirs, ours in again)
     if better + worse:

@@ -23,14 +23,15 @@ from torch import Tensor
 
 from kv_gym.agents import AgentLike, load_agent
 from kv_gym.bench import provenance
-from kv_gym.bench.guard import prepare_watched
+from kv_gym.bench.guard import ModelTouched, building, prepare_watched
+from kv_gym.bench.playing import Playing
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import sha256_of
 from kv_gym.errors import ConfigError, first_complaint
 from kv_gym.files import LineFile
 from kv_gym.identity import NotJSON, identity_of, json_value
 from kv_gym.leaderboard.actions import pack_actions
-from kv_gym.leaderboard.alone import check_alone
+from kv_gym.leaderboard.alone import Trial, check_alone
 from kv_gym.leaderboard.files import AGENT_FOLDER
 from kv_gym.leaderboard.luggage import luggage, packed_options
 from kv_gym.leaderboard.play import BoardCell, board_cells, play_cell, reference_digest
@@ -46,12 +47,15 @@ from kv_gym.leaderboard.submission import (
     SYSTEM,
     Heading,
     Submission,
+    SubmissionError,
     SubmittedAgent,
     SubmittedEpisode,
     System,
     summarise,
 )
 from kv_gym.leaderboard.text import one_line, text_complaint
+
+LINE_STARTS = (b'{"mark": ', b'{"row": ')
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,8 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
             submission of this name is there already.
     """
     heading, begun = entry.heading, out / f".{entry.heading.slug}.partial.jsonl"
-    agent = load_agent(entry.agent, **entry.options)
+    with building(f"agent {entry.agent!r}"):
+        agent = load_agent(entry.agent, **entry.options)
     today = datetime.now(UTC).date().isoformat()
     if not begun.exists():
         _check_new(_target(out, today, heading))
@@ -123,9 +128,13 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
         _check_new(target)
         folder = out / f".{heading.slug}.writing"
         _pack(folder, files)
+        trial = Trial.of(cells, agent) if files else None
         if files and not partial.rows:  # hours before the end, where it can be checked
-            check_alone(folder, described)
-        _play_all(cells, agent, protocol.width, partial, progress)
+            check_alone(folder, described, trial)
+        try:
+            _play_all(cells, agent, protocol.width, partial, progress)
+        except ModelTouched as touched:
+            raise SubmissionError(f"agent {agent.name!r}: {touched} Such agents cannot be submitted.") from touched
         episodes = partial.in_order(cells)
         submission = Submission(
             **heading.model_dump(), date=partial.date, protocol=protocol.id, protocol_sha256=protocol.sha256,
@@ -136,7 +145,7 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
         )  # fmt: skip
         write_folder(folder, submission, episodes, partial.evicted, cells[0].llm.shape.device)
         if files:
-            check_alone(folder, described)
+            check_alone(folder, described, trial)
         os.replace(folder, target)
         partial.remove()
     return target
@@ -163,21 +172,28 @@ def _pack(folder: Path, files: dict[str, Path]) -> None:
 
 
 def _play_all(cells: list[BoardCell], agent: AgentLike, width: int, partial: Partial, progress: Progress) -> None:
-    todo = [(cell, [e for e in cell.wanted if cell.key(e) not in partial.rows]) for cell in cells]
+    """Play what the unfinished submission does not hold, and what failed before: the cause may be gone.
+
+    Raises:
+        ModelTouched: The agent changed the model.
+    """
+    todo = [(cell, [e for e in cell.wanted if not partial.played_well(cell.key(e))]) for cell in cells]
+    playing = Playing(partial.path)
     progress.begin("episodes", sum(len(episodes) for _, episodes in todo))
     for cell, episodes in todo:
         if episodes:
             progress.describe(f"{agent.name}, {cell.env_id}, budget {cell.config.budget}")
-            for row, evicted in play_cell(cell, agent, episodes, width):
-                partial.add(row, evicted)
-                progress.advance(1)
+            with playing.note(f"{agent.name} in {cell.env_id} at budget {cell.config.budget}"):
+                for row, evicted in play_cell(cell, agent, episodes, width):
+                    partial.add(row, evicted)
+                    progress.advance(1)
 
 
 class Partial:
     """Episodes of an unfinished submission, a line each; what a kill leaves is read again.
 
     Args:
-        path: The file; the first line holds the mark and the date.
+        path: The file; the first line holds the mark and the date. One without episodes is begun anew.
         mark: Of agent, protocol and models.
         today: Date of a submission that begins now.
 
@@ -194,7 +210,7 @@ class Partial:
         self.path, self.date = path, today
         self.rows: dict[str, SubmittedEpisode] = {}
         self.evicted: dict[str, Tensor] = {}
-        self._file = LineFile(path, "the unfinished submission", "choose another --slug")
+        self._file = LineFile(path, "the unfinished submission", "choose another --slug", LINE_STARTS)
         try:
             self._read(mark)
         except BaseException:
@@ -202,6 +218,8 @@ class Partial:
             raise
 
     def _read(self, mark: str) -> None:
+        if len(self._file.lines) == 1 and _is_first(self._file.lines[0]):
+            self._file.clear()  # of an agent that was refused before it played
         if not self._file.lines:
             self._file.add(json.dumps({"mark": mark, "date": self.date}).encode())
         else:
@@ -226,6 +244,10 @@ class Partial:
         if evicted is not None and len(evicted):
             self.evicted[row.key] = evicted
 
+    def played_well(self, key: str) -> bool:
+        """Whether it holds an episode in which the agent did not fail."""
+        return key in self.rows and self.rows[key].failed is None
+
     def complete(self, cells: list[BoardCell]) -> bool:
         """Whether it holds every episode of the plan."""
         return all(cell.key(episode) in self.rows for cell in cells for episode in cell.wanted)
@@ -243,6 +265,15 @@ class Partial:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+
+
+def _is_first(line: bytes) -> bool:
+    """Whether a line is the first of an unfinished submission."""
+    try:
+        first = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and first.keys() == {"mark", "date"}
 
 
 def _date_of(line: bytes, mark: str, path: Path) -> str:

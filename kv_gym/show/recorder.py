@@ -11,7 +11,7 @@ from kv_gym.agents import AgentLike, queries_of
 from kv_gym.bench import provenance
 from kv_gym.bench.guard import Guard
 from kv_gym.bench.plan import result_settings
-from kv_gym.bench.play import AgentFailure, decide
+from kv_gym.bench.play import AgentFailure, check_model, decide
 from kv_gym.config import EnvConfig
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.engine.measures import step_measures
@@ -78,6 +78,8 @@ def _play(batch: EpisodeBatch, agent: AgentLike) -> list[RecordedStep]:
         sums = _step_sums(batch)
         try:
             result = decide(batch, agent, guard)[1]
+            if not batch.active[0]:
+                check_model(guard)
         except AgentFailure as failure:
             raise RecordingError(
                 f"agent {agent.name!r} failed at decision {len(steps)}: {failure.reason}. Nothing was recorded; mend "

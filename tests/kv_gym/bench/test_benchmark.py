@@ -36,7 +36,7 @@ from kv_gym.engine.slots import SlotView
 from kv_gym.errors import BudgetError, ConfigError, UndecidedError, UnknownNameError
 from kv_gym.files import InUseError
 from kv_gym.llm.frozen import FrozenLLM
-from kv_gym.llm.loading import load_llm
+from kv_gym.llm.loading import forget_llm, load_llm
 from kv_gym.problems import problem_source
 
 ENV = "KVEvict-AIME-v0"
@@ -315,7 +315,7 @@ def test_a_raising_agent_is_recorded_and_the_next_cell_goes_on(small: Bench, tmp
     assert run_bench(bench, tmp_path / "rows.jsonl").n_new == 0
 
 
-def test_what_ended_before_an_agent_raised_counts(small: Bench, tmp_path: Path) -> None:
+def test_only_the_episodes_in_which_an_agent_raises_have_failed(small: Bench, tmp_path: Path) -> None:
     class FailsSecond(Random):
         name = "fails-second"
 
@@ -326,7 +326,7 @@ def test_what_ended_before_an_agent_raised_counts(small: Bench, tmp_path: Path) 
 
     bench = replace(small, agents=[FailsSecond()], problems=1, seeds=3, width=1, modes=["replay"])
     rows = run_bench(bench, tmp_path / "rows.jsonl").rows
-    assert [row.failed for row in rows] == [None, "RuntimeError: second seed", "RuntimeError: second seed"]
+    assert [row.failed for row in rows] == [None, "RuntimeError: second seed", None]
 
 
 def test_an_error_of_the_suite_is_not_the_agents(small: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ def test_a_run_goes_on_wherever_its_file_was_cut(small: Bench, tmp_path: Path) -
     data = path.read_bytes()
     for cut in (40, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:cut])
-        kept = max(0, data[:cut].count(b"\n") - 1)
+        kept = max(0, (data[:cut] + b"\n" * (cut == len(data) - 1)).count(b"\n") - 1)  # the last lacks its newline only
         resumed = run_bench(small, path)
         assert resumed.n_new == 6 - kept
         assert by_key(resumed) == by_key(whole)
@@ -423,8 +423,11 @@ def test_rows_of_other_settings_are_left_alone(small: Bench, tmp_path: Path) -> 
 def test_rows_of_another_model_are_left_alone(small: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     run_bench(small, path)
-    monkeypatch.setattr(frozen(small), "fingerprint", "f" * 64)
-    assert run_bench(small, path).n_new == 6
+    with monkeypatch.context() as patch:
+        patch.setattr("kv_gym.llm.frozen.fingerprint", lambda *_: "f" * 64)
+        forget_llm()
+        assert run_bench(small, path).n_new == 6
+    forget_llm()
 
 
 def test_a_changed_agent_file_is_another_agent(small: Bench, tmp_path: Path) -> None:
@@ -480,6 +483,28 @@ def test_mistakes_show_before_anything_runs(small: Bench, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="no agent"):
         replace(small, agents=[])
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"problems": 10**20}, "problems=100000000000000000000 x seeds=1 x problem_seeds=1 are more than 1,000,000"),
+        ({"seeds": 10**6}, "are more than 1,000,000 episodes. Ask for fewer"),
+        ({"problem_seeds": 10**20}, "are more than 1,000,000 episodes"),
+        ({"width": 10**20}, "is more than 65,536 episodes side by side"),
+        ({"options": {"n_problems": 10**20}}, "n_problems is what `problems` says"),
+    ],
+)
+def test_sizes_are_bounded(small: Bench, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        replace(small, **changes)
+
+
+def test_the_last_problem_seed_is_one(small: Bench, tmp_path: Path) -> None:
+    last = {**small.options, "problem_seed": 2**32 - 1}
+    assert run_bench(replace(small, problems=1, options=last), tmp_path / "rows.jsonl").left_out is not None
+    with pytest.raises(ConfigError, match="problem_seed=4294967295 \\+ problem_seeds=2 is above 4294967296"):
+        run_bench(replace(small, problems=1, problem_seeds=2, options=last), tmp_path / "rows.jsonl")
 
 
 def test_defaults_come_from_the_page() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kv_gym.bench.rows import EpisodeRow, RowFile, RowFileError, RunRow, read_rows
-from kv_gym.files import InUseError
+from kv_gym.bench.rows import EpisodeRow, RowFile, RowFileError, Rows, RunRow, read_rows
+from kv_gym.files import ForeignFileError, InUseError
 
 
 def make_run(command: str = "kv-gym bench") -> RunRow:
@@ -56,21 +56,26 @@ def test_a_gzipped_file_is_read(path: Path) -> None:
 def test_a_file_cut_at_any_byte_holds_every_whole_line(path: Path) -> None:
     data = path.read_bytes()
     lines = data.splitlines(keepends=True)
+    ends = {len(b"".join(lines[:n])) - 1: n for n in range(1, 5)}  # only the newline is missing
     for cut in range(len(data) + 1):
         path.write_bytes(data[:cut])
-        kept = data[:cut].count(b"\n")
+        kept = ends.get(cut, data[:cut].count(b"\n"))
         rows = read_rows(path)
         assert len(rows.runs) + len(rows.episodes) == kept
-        if cut % 97 == 0:
+        if cut % 97 == 0 or cut in ends:
             with RowFile(path) as file:
                 assert len(file.rows.episodes) == max(0, kept - 1)
-            assert path.read_bytes() == b"".join(lines[:kept])
+                assert path.read_bytes() == data[:cut], "opening changes nothing"
+                file.add(make_run("another"))
+            assert path.read_bytes().splitlines(keepends=True)[:-1] == lines[:kept]
 
 
-@pytest.mark.parametrize("lost", [1, 2, 100])
-def test_opening_drops_a_torn_line_and_goes_on(path: Path, lost: int) -> None:
+@pytest.mark.parametrize("zeros", [0, 4096])
+@pytest.mark.parametrize("lost", [2, 100])
+def test_a_torn_line_is_overwritten(path: Path, lost: int, zeros: int) -> None:
+    """Also where a power cut left zero bytes."""
     data = path.read_bytes()
-    path.write_bytes(data[:-lost])
+    path.write_bytes(data[:-lost] + b"\0" * zeros)
     with RowFile(path) as file:
         assert list(file.rows.episodes) == [make_row(0).key, make_row(1).key]
         file.add(make_row(2, loss=2.1))
@@ -114,10 +119,48 @@ def test_a_damaged_line_is_named(path: Path, line: str, reason: str) -> None:
         RowFile(path)
 
 
-def test_only_one_process_writes(path: Path) -> None:
-    with RowFile(path), pytest.raises(InUseError, match="another process is writing the rows"):
+@pytest.mark.parametrize(
+    "other", [b'{"my": "precious notes"}', b"precious notes", b'{"my": "precious', b"[1, 2]", b'{"schema_version" = 1']
+)
+def test_what_nobody_here_wrote_is_left_as_it_is(path: Path, other: bytes) -> None:
+    for data in (other, path.read_bytes() + other):
+        path.write_bytes(data)
+        with pytest.raises((RowFileError, ForeignFileError), match="rows.jsonl"):
+            RowFile(path)
+        assert path.read_bytes() == data
+
+
+def test_lines_with_the_ends_of_another_system_are_no_torn_line(path: Path) -> None:
+    data = path.read_bytes().replace(b"\n", b"\r")
+    path.write_bytes(data)
+    with pytest.raises(ForeignFileError, match="is no part of this file"):
         RowFile(path)
-    RowFile(path).close()
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("link", ["none", "symbolic", "folder", "hard"])
+def test_only_one_process_writes(path: Path, tmp_path: Path, link: str) -> None:
+    """By whatever name the file is called."""
+    other = {"none": path, "folder": tmp_path / "linked" / path.name}.get(link, tmp_path / "other" / "rows.jsonl")
+    if link == "folder":
+        other.parent.symlink_to(path.parent)
+    elif link != "none":
+        other.parent.mkdir()
+        other.symlink_to(path) if link == "symbolic" else other.hardlink_to(path)
+    with RowFile(path), pytest.raises(InUseError, match="another process is writing the rows"):
+        RowFile(other)
+    RowFile(other).close()
+
+
+def test_of_one_episode_the_row_that_went_well_counts_then_the_last(path: Path) -> None:
+    key, rows = make_row(9).key, Rows({make_run().run_id: make_run()}, {})
+    for failed in ("one", "two", None, "three", None):
+        rows.add(make_row(9, failed=failed, loss=None if failed else 1.0 + len(rows.episodes)))
+        assert rows.episodes[key].failed == (failed if failed in ("one", "two") else None)
+    with RowFile(path) as file:
+        file.add(make_row(9, failed="first"))
+        file.add(make_row(9))
+    assert read_rows(path).episodes[key].failed is None
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -101,6 +101,52 @@ def test_a_signal_ends_a_run_that_goes_on_later(number: signal.Signals, tmp_path
     assert "Stopped. The rows so far are in o/rows.jsonl; the same command goes on" in " ".join(told.split())
 
 
+AGENT = """
+import os, sys
+from kv_agents.base import Agent
+
+class Odd(Agent):
+    name = "odd"
+    def score(self, slots):
+        if int(slots.decision.max()) == 1 and not os.path.exists("mended"):
+            {act}
+        return slots.positions.float()
+"""
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        ("os.chdir('/')", "AgentTouched: it changed the working directory and left it so"),
+        ("sys.stdout.close()", "AgentTouched: it changed sys.stdout and left it so"),
+        ("sys.stderr.close()", "AgentTouched: it changed sys.stderr and left it so"),
+    ],
+)
+def test_what_an_agent_does_to_the_process_fails_it_and_is_reported(act: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(AGENT.format(act=act))
+    arguments = [*BENCH, "--agent", "odd.py:Odd", "--out", "o"]
+    program = [sys.executable, "-m", "kv_gym.commands.main", *arguments]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "odd" in done.stdout and "o/rows.jsonl" in " ".join(done.stderr.split())
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert {cell["agent"]: said in str(cell["failure"]) for cell in report["cells"]} == {"odd": True, "random": False}
+
+
+def test_an_agent_that_ends_the_process_is_named_by_the_next_run(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(AGENT.format(act="os._exit(0)"))
+    arguments = [*BENCH, "--agent", "odd.py:Odd", "--out", "o"]
+    assert kv_gym(*arguments, cwd=tmp_path)[0] == 0
+    for _ in range(2):
+        code, told = kv_gym(*arguments, cwd=tmp_path)
+        assert code == 0 and "the last run ended while odd at budget 64 in replay mode was playing" in told
+    (tmp_path / "mended").touch()
+    code, told = kv_gym(*arguments, cwd=tmp_path)
+    assert code == 0 and "the last run ended while odd" in told
+    assert "the last run" not in kv_gym(*arguments, cwd=tmp_path)[1]
+    assert len(read_rows(tmp_path / "o" / "rows.jsonl").episodes) == 4
+
+
 def test_a_plain_terminal_gets_plain_text(tmp_path: Path) -> None:
     code, _ = kv_gym(*BENCH, "--out", "o", cwd=tmp_path, LC_ALL="C", PYTHONUTF8="0", COLUMNS="20")
     assert code == 0 and json.loads((tmp_path / "o" / "report.json").read_text())["n_problems"] == 2

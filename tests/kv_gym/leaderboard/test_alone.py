@@ -165,6 +165,32 @@ def test_what_is_not_in_the_submission_is_named_before_anything_is_played(
     assert not list(home.parent.glob("2*"))
 
 
+SCHED = {"sched.py": "K = -1\n", "rules.py": "K = 1\n"}
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        ('importlib.import_module("rules").K * slots.positions.float()', r"fails when .* alone: ModuleNotFoundError"),
+        ("sched.K * slots.positions.float()", "fails when it is loaded from its submission alone: AttributeError"),
+        ('(1 if Path("rules.py").exists() else -1) * slots.positions.float()', "evicts other slots when it is loaded"),
+    ],
+)
+def test_what_is_missing_only_when_it_decides_is_named_before_anything_is_played(
+    home: Path, protocol: Path, monkeypatch: pytest.MonkeyPatch, score: str, said: str
+) -> None:
+    """A module that is imported late; one whose name the standard library has too; a file that is looked for."""
+    for name, content in SCHED.items():
+        (home / name).write_text(content)
+    sys.path.insert(0, str(home))
+    sys.modules.pop("sched", None)
+    agent = write(home, imports="import importlib\nimport sched\n")
+    (home / "mine.py").write_text((home / "mine.py").read_text().replace("-slots.positions.float()", score))
+    monkeypatch.setattr(submit, "_play_all", lambda *_: pytest.fail("it was played"))
+    with pytest.raises(SubmissionError, match=f"the agent 'mine' {said}"):
+        make_submission(Entry(agent, {}, HEADING), read_protocol(protocol), home.parent, Silent())
+
+
 def test_an_agent_uses_nothing_outside_of_its_submission(home: Path, tmp_path: Path) -> None:
     """The file that it reads by a whole path is a copy away, and still there."""
     (tmp_path / "table.json").write_text("[]")

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save
 
 from kv_gym.bench.progress import Silent
 from kv_gym.commands import main as cli
@@ -23,10 +24,20 @@ from kv_gym.leaderboard import submit
 from kv_gym.leaderboard.actions import actions_hash, pack_actions, unpack_actions
 from kv_gym.leaderboard.files import FileRefused, parse_json, read_bounded, unpack
 from kv_gym.leaderboard.protocol import Protocol, read_protocol
-from kv_gym.leaderboard.submission import ACTIONS, EPISODES, SUBMISSION, SUMS, read_submission, schemas, summarise
+from kv_gym.leaderboard.submission import (
+    ACTIONS,
+    EPISODES,
+    SUBMISSION,
+    SUMS,
+    SubmissionError,
+    read_submission,
+    schemas,
+    summarise,
+)
 from kv_gym.leaderboard.submit import Entry, make_heading, make_submission, slug_of, write_sums
 from kv_gym.leaderboard.text import text_complaint
 from kv_gym.leaderboard.verify import check_submission, draw_sample
+from kv_gym.llm.loading import EMBEDDED, load_llm
 
 REPOSITORY = Path(__file__).parents[3]
 HEADING = make_heading(title="Mine", slug="mine", authors=["me"])
@@ -415,7 +426,60 @@ def test_a_submission_that_was_stopped_at_its_very_end_is_the_same_one_the_day_a
     assert list(tmp_path.iterdir()) == [finished]
 
 
-@pytest.mark.parametrize("first", ['{"mark": "another", "date": "2026-01-01"}', '{"mark": 3}', "[1]", "7", "torn"])
+def test_an_unfinished_submission_without_episodes_is_begun_anew(
+    protocol: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Of an agent that was refused before it played: its mark is another one when it is mended."""
+    (tmp_path / ".mine.partial.jsonl").write_text('{"mark": "another", "date": "2026-01-01"}\n')
+    folder = make_submission(Entry("full", {}, HEADING), read_protocol(protocol), tmp_path, Silent())
+    assert not folder.name.startswith("2026-01-01") and list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_failed_episode_is_played_again_when_a_stopped_submission_goes_on(
+    protocol: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Memory was short, say: what failed for once does not count."""
+    monkeypatch.setattr(submit, "check_alone", lambda *_: None)
+    (tmp_path / "mine.py").write_text(MINE)
+    entry = Entry(f"{tmp_path / 'mine.py'}:Mine", {}, HEADING)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("kv_gym.bench.play.check_kind", Mock(side_effect=MemoryError("short")))
+        patch.setattr(submit, "write_folder", Mock(side_effect=KeyboardInterrupt))
+        make_submission(entry, read_protocol(protocol), tmp_path, Silent())
+    assert (tmp_path / ".mine.partial.jsonl").read_text().count("MemoryError: short") == 4
+    folder = make_submission(entry, read_protocol(protocol), tmp_path, Silent())
+    assert all(row.failed is None for row in read_submission(folder).episodes)
+
+
+def test_an_agent_that_changes_the_model_is_not_submitted(protocol: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(submit, "check_alone", lambda *_: None)
+    touches = "slots._llm.model.model.norm.weight.data.mul_(0.5); return -slots.positions.float()"
+    (tmp_path / "bad.py").write_text(MINE.replace("return -slots.positions.float()", touches))
+    with pytest.raises(SubmissionError, match=r"agent 'mine': it changed the model's model.norm.weight.*Such agents"):
+        make_submission(Entry(f"{tmp_path / 'bad.py'}:Mine", {}, HEADING), read_protocol(protocol), tmp_path, Silent())
+    assert load_llm("tiny").model.model.norm.weight.equal(
+        load_file(EMBEDDED["tiny"] / "model.safetensors")["model.norm.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("act", "code", "said"),
+    [
+        ('raise KeyError("rules")', "rerun.failed", "1 of 1 episodes fail here and were played: KeyError: 'rules'"),
+        ("slots._llm.model.train()", "rerun.touched", "the model's training"),
+    ],
+)
+def test_what_an_agent_does_only_when_it_is_run_again_is_found(
+    submission: Path, protocol: Path, tmp_path: Path, act: str, code: str, said: str
+) -> None:
+    folder = copy(submission, tmp_path)
+    (folder / "agent" / "mine.py").write_text(MINE.replace("return -slots", f"{act}\n        return -slots"))
+    write_sums(folder)
+    findings = check_submission(folder, read_protocol(protocol), "rerun", Silent(), sample=2, seed=0).findings
+    assert any(finding.code == code and said in finding.detail for finding in findings), findings
+
+
+@pytest.mark.parametrize("first", ['{"mark": 3}', '{"my": "notes"}', "[1]", "7", "torn"])
 def test_an_unfinished_submission_of_something_else_is_left_alone(protocol: Path, tmp_path: Path, first: str) -> None:
     unfinished = tmp_path / ".mine.partial.jsonl"
     unfinished.write_text(first + "\n")
