@@ -117,18 +117,19 @@ class _Now:
         self._check_computation()
         self.agents = [(agent, identity_of(agent)) for agent in agents]
         self.refused = self._prepare({row.agent_source for row in chosen})
+        self.agents = [(agent, identity_of(agent)) for agent in agents]  # anew: `prepare` may set what counts
         self.episodes = self._episodes()
         self.updated: dict[RowKey, EpisodeRow] = {}
 
-    def _prepare(self, sources: set[str]) -> dict[str, str]:
-        """Show the model to the agents that rows are of; return why which of them refuse it."""
+    def _prepare(self, sources: set[str]) -> dict[int, str]:
+        """Show the model to the agents that rows are of; return why which of them (`id`) refuse it."""
         refused = {}
         for now in (agent_now(source, self.agents) for source in sorted(sources)):
             if now is not None:
                 try:
                     prepare_watched(self.llm, now[0])
                 except KVGymError as error:
-                    refused[now[1].sha256] = str(error)
+                    refused[id(now[0])] = str(error)
         return refused
 
     def _check_computation(self) -> None:
@@ -196,8 +197,8 @@ class _Now:
             return f"none of the agents is {rows[0].agent_source}; name it with --agent"
         if now[1].unnamed:
             return f"its agent cannot be named: {now[1].unnamed}"
-        if now[1].sha256 in self.refused:
-            return self.refused[now[1].sha256]
+        if id(now[0]) in self.refused:
+            return self.refused[id(now[0])]
         for row in rows:
             episode = self.episodes.get((row.problem, row.seed))
             if episode is None:
