@@ -54,8 +54,9 @@ def lock(path: Path, what: str, remedy: str) -> FileLock:
         InUseError: Another process has it.
         OSError: The folder cannot be written to.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     real = path.resolve()
-    real.parent.mkdir(parents=True, exist_ok=True)
+    real.parent.mkdir(parents=True, exist_ok=True)  # of a link into a folder that is not there yet
     held = FileLock(real.with_name(f".{real.name.lstrip('.')}.lock"), timeout=0, thread_local=False)
     try:
         held.acquire()
