@@ -24,7 +24,7 @@ def console() -> Console:
     """Where results are printed."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False, markup=False)
 
 
 def say(text: str) -> None:

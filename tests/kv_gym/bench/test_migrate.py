@@ -18,6 +18,8 @@ from kv_gym.bench.plan import Bench
 from kv_gym.bench.progress import Silent
 from kv_gym.bench.rows import EpisodeRow, RowFileError, Rows, RunRow, packed, read_rows
 from kv_gym.commands import main as cli
+from kv_gym.commands.console import console
+from kv_gym.commands.migrate import _table
 from kv_gym.errors import ConfigError
 from kv_gym.identity import identity_of
 
@@ -160,3 +162,9 @@ def test_the_command_tells_what_stayed(
     with pytest.raises(SystemExit):
         cli.main(["migrate", str(path), "--sample", "0"])
     assert "sample=0 proves nothing" in capsys.readouterr().err
+
+
+def test_names_in_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """`foresight[mine]` is no markup."""
+    console().print(_table([MigratedCell("foresight[mine]", 96, "replay", 8, 4)]))
+    assert "foresight[mine]" in capsys.readouterr().out
