@@ -166,10 +166,9 @@ class Once(Random):
     """Fails as long as something is broken that is not its own."""
 
     name = "once"
-    _broken = True
 
     def score(self, slots: SlotView) -> Tensor:
-        if Once._broken:
+        if not hasattr(torch, "mended"):  # an attribute of its own would be a part of its identity
             raise MemoryError("for now")
         return super().score(slots)
 
@@ -241,7 +240,7 @@ def test_a_failure_is_played_again_by_the_next_run_and_then_counts(
     size = (tmp_path / "rows.jsonl").stat().st_size
     assert [row.failed for row in run([Once()], tmp_path)] == ["MemoryError: for now"] * 2
     assert (tmp_path / "rows.jsonl").stat().st_size == size, "the same failure is written once"
-    monkeypatch.setattr(Once, "_broken", False)
+    monkeypatch.setattr(torch, "mended", True, raising=False)
     rows = run([Once()], tmp_path)
     assert [row.failed for row in rows] == [None, None]
     assert list(read_rows(tmp_path / "rows.jsonl").episodes.values()) == rows
