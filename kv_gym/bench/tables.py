@@ -117,7 +117,9 @@ def _run_text(run: dict[str, Any]) -> str:
     git = run["git"] or {}
     source = f"commit {git['commit'][:8]}{' (changed)' if git.get('dirty') else ''}, " if git else ""
     libraries = "".join(f"{name} {run['versions'].get(name)}, " for name in ("torch", "transformers"))
-    return f"- `{run['command']}` ({source}{libraries}{run['threads']} threads, {run['hardware'].get('cpu')})"
+    migrated = run.get("migrated") or {}
+    later = f"; rows carried over to newer hashes on {str(migrated.get('date'))[:10]}" if migrated else ""
+    return f"- `{run['command']}` ({source}{libraries}{run['threads']} threads, {run['hardware'].get('cpu')}{later})"
 
 
 def failures(report: Report) -> list[str]:

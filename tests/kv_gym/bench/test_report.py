@@ -297,6 +297,13 @@ def test_episodes_that_were_cut_off_are_told() -> None:
     assert "29 · 80 [" in printed(report) and said in markdown(report)
 
 
+def test_a_page_tells_which_rows_were_carried_over() -> None:
+    run = make_run(migrated={"from": "0", "date": "2026-11-27T10:00:00+00:00"})
+    rows = [row.model_copy(update={"run_id": run.run_id}) for row in make_cell("mine", 4)]
+    assert "; rows carried over to newer hashes on 2026-11-27)" in markdown(build_report(rows, [run]))
+    assert "carried over" not in markdown(build_report(make_cell("mine", 4), [make_run()]))
+
+
 def test_nothing_is_said_of_cut_offs_where_there_are_none(report: Report) -> None:
     cell = report.cell("good", 64)
     assert cell is not None and cell.cut_off is None  # rows of these tests do not say how they ended
