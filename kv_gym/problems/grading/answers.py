@@ -208,14 +208,40 @@ def _value(text: str) -> str:
 
 
 def _same_ranges(answer: str, gold: str) -> bool:
-    """Compare ``x < 3`` with ``3 > x`` and with an interval."""
-    return mathematics.same(_range(answer), _range(gold))
+    """Compare ``x < 3`` with ``3 > x`` and with an interval; only what is about one variable is a set."""
+    (said, name), (wanted, gold_name) = _alternatives(answer), _alternatives(gold)
+    names = mathematics.variables([relation for side in said for relation in side]) | name
+    gold_names = mathematics.variables([relation for side in wanted for relation in side]) | gold_name
+    if names and gold_names and names != gold_names:
+        return False
+    if max(len(names), len(gold_names)) < 2:
+        return mathematics.same(_range(said, answer), _range(wanted, gold))
+    return mathematics.matched(said, wanted, mathematics.same_conditions)
 
 
-def _range(text: str) -> Any:
+def _alternatives(text: str) -> tuple[list[list[Any]], frozenset[str]]:
+    r"""The relations of ``x<1 \lor 2<x<3``: alternatives, of relations that hold all; and the name of ``x \in``."""
+    member = _MEMBER.match(text)
     if not _INEQUALITY.search(text):
-        return _collected([_MEMBER.sub("", text)])
-    either = [
-        mathematics.both([mathematics.parse(part) for part in split(_AND.sub(",", side))]) for side in _OR.split(text)
+        names = frozenset({re.sub(r"[{} ]|\\in", "", member[0])} if member else ())
+        return [[_collected([_MEMBER.sub("", text)])]], names
+    return [_relations(side) for side in _OR.split(text)], frozenset()
+
+
+def _relations(text: str) -> list[Any]:
+    parsed = [mathematics.parse(part.strip()) for part in split(_AND.sub(",", text))]
+    return [
+        relation
+        for value in parsed
+        for relation in (value.relations if isinstance(value, mathematics.Chained) else (value,))
     ]
-    return mathematics.either(either)
+
+
+def _range(alternatives: list[list[Any]], text: str) -> Any:
+    """The set of values; ``x<1, x>2``, which holds nowhere, is meant as either, ``x<1 and x>2`` is not."""
+    [first, *others] = alternatives
+    met = mathematics.both(first)
+    listed = len(first) > 1 and not others and not _AND.search(text) and len(split(text)) == len(first)
+    if listed and met == mathematics.NOWHERE:
+        return mathematics.either(first)
+    return mathematics.either([met, *map(mathematics.both, others)])

@@ -394,6 +394,16 @@ x=\frac{-1\pm\sqrt{5}}{2} | \frac{-1+\sqrt5}{2},\frac{-1-\sqrt5}{2}
 \sqrt{2}x + y = 1 | 2x + \sqrt{2}y = \sqrt{2}
 2^{100000} | 4^{50000}
 |x-20| | |20-x|
+# conditions on several variables
+x<1 and x>2 | \emptyset
+x<1, x>2 | x<1 or x>2
+x>1,y>2 | y>2,x>1
+x>1 and y>2 | 2<y, 1<x
+x>1, x<3, y>2 | y>2, 1<x<3
+x<y<z | z>y>x
+x\in(1,3) | 1<x<3
+x<1 or y<2 | y<2 or x<1
+1<x<3 | x>1 and x<3
 """
 
 UNSEEN = [
@@ -642,6 +652,21 @@ N | n
 0.1(6) | 1/6
 \sqrt{2}x = 1 | 2x = \sqrt{3}
 2^{100000} | 2^{100001}
+# conditions on several variables
+x>1,y>2 | y>1,x>2
+x>1, y<2 | (1,2)
+x>0 and y>0 | x>0
+1<x<3 | 1<y<3
+x<1 or y<2 | (-\infty,2)
+x<1 or y<2 | y<1 or x<2
+x<1 and x>2 | (-\infty,1)\cup(2,\infty)
+x<1 and x>2 | x<1 or x>2
+3<x<1 | x<1 or x>3
+x<y<z | x<z<y
+y\in(1,3) | 1<x<3
+x>1, y>2 | x>1
+x>0, y>0 | x>0 or y>0
+1=2 | 3=4
 """
 
 ONE_WAY = [  # answer, gold, whether it is right
