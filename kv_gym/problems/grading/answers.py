@@ -146,6 +146,8 @@ def _same_measures(answer: str, unit: Unit | None, gold: str, gold_unit: Unit | 
         if unit.kinds != gold_unit.kinds:
             return False
         factor = unit.factor / gold_unit.factor
+    elif not all(one.optional for one in (unit, gold_unit) if one):
+        return False
     if ("\\%" in answer) != ("\\%" in gold) and not (
         unit or gold_unit
     ):  # 50\% is 0.5, and 50 where only one side has the sign

@@ -49,7 +49,7 @@ def spell_repeating(text: str) -> str:
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9.}\\])([0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE]([+-]?[0-9]{1,4})(?![0-9A-Za-z.^_])")
 _LARGE = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _LARGE_WORD = re.compile(
-    rf"(?<=[0-9}}]) ?(?:\\(?:text|mbox|mathrm) ?\{{ ?)?({'|'.join(_LARGE)})(?![A-Za-z])(?: ?\}}| ([A-Za-z ]*\}}))?"
+    rf"(?<=[0-9}}]) ?(?:\\(?:text|mbox|mathrm) ?\{{ ?)?((?i:{'|'.join(_LARGE)}))s?(?![A-Za-z])(?: ?\}}| ([A-Za-z ]*\}}))?"
 )
 
 
@@ -59,7 +59,7 @@ def spell_powers_of_ten(text: str) -> str:
 
     def power(match: re.Match[str]) -> str:
         rest = rf"\text{{ {match[2]}" if match[2] else ""  # a unit in the same group
-        return rf"\cdot 10^{{{_LARGE[match[1]]}}}{rest}"
+        return rf"\cdot 10^{{{_LARGE[match[1].casefold()]}}}{rest}"
 
     return _LARGE_WORD.sub(power, text)
 

@@ -113,8 +113,8 @@ _SPELLINGS = [
     (re.compile(r"\\ne(?![A-Za-z])|!="), r"\\neq "),
     (re.compile(r"\\backslash(?![A-Za-z])|(?<=\}) ?- ?(?=\\\{)"), r"\\setminus "),
     (re.compile(r"\\lg(?![A-Za-z])"), r"\\log_{10} "),
-    (re.compile(r" ?(?<!\\)%| ?\\%| ?(?<=[0-9}]) ?(?:percent|pct)(?![A-Za-z])"
-                rf"| ?(?<=[0-9}}]) ?{_WRAPPER} ?\{{ ?(?:percent|\\?%) ?\}}"), r"\\%"),
+    (re.compile(r" ?(?<!\\)%| ?\\%| ?(?<=[0-9}]) ?(?i:per ?cent|percents|pct)(?![A-Za-z])"
+                rf"| ?(?<=[0-9}}]) ?{_WRAPPER} ?\{{ ?(?:(?i:per ?cents?)|\\?%) ?\}}"), r"\\%"),
     (re.compile(rf" ?(?:,? ?{_WRAPPER} ?\{{ ?,? ?or ?\}}|,? ?(?<![A-Za-z\\])or(?![A-Za-z])|\\vee(?![A-Za-z])) ?"),
      r" \\lor "),
     (re.compile(rf" ?(?:,? ?{_WRAPPER} ?\{{ ?,? ?(?:and|&) ?\}}|,? ?(?<![A-Za-z\\])and(?![A-Za-z])"

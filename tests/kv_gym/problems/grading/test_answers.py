@@ -404,6 +404,27 @@ x<y<z | z>y>x
 x\in(1,3) | 1<x<3
 x<1 or y<2 | y<2 or x<1
 1<x<3 | x>1 and x<3
+# words behind a number that are units, and that are not
+5 per cent | 0.05
+5\text{ per cent} | 5\%
+5 Percent | 0.05
+5 Million | 5000000
+5 millions | 5000000
+5\text{ Million} | 5,000,000
+5 red apples | 5
+5 slices of pizza | 5
+12 people | 12
+5 apples left | 5
+5\text{ apples per day} | 5
+5 Km | 5000\text{ m}
+5\text{ L} | 5000\text{ mL}
+5 Hours | 5
+1\text{ kg} | 1000\text{ g}
+8 \text{ p.m.} | 8
+8 \text{ PM} | 8
+12 ways | 12
+5 \text{ gallon} | 5 \text{ gallons}
+3 months | 3
 """
 
 UNSEEN = [
@@ -667,6 +688,52 @@ y\in(1,3) | 1<x<3
 x>1, y>2 | x>1
 x>0, y>0 | x>0 or y>0
 1=2 | 3=4
+# words behind a number that are units, and that are not
+5 Million | 5
+5 MILLION | 5
+5 millions | 5
+5 thousands | 5
+5\text{ millions} | 5
+2 Dozen | 2
+3 quarters | 3
+1 quarter | 1
+5 sixths | 5
+3 eighths | 3
+2 twentieths | 2
+5 millionths | 5
+5 lakh | 5
+5 lakhs | 5
+5 crore | 5
+3 zillion | 3
+3 score | 3
+3 gross | 3
+3 trios | 3
+5 double | 5
+5 twice | 5
+5\text{ M} | 5
+5\text{K} | 5
+5\text{k} | 5
+5\text{B} | 5
+5\text{ bn} | 5
+5\text{ mil} | 5
+5 negative | 5
+5 factorial | 5
+5\text{ factorials} | 5
+5 incorrect | 5
+5 undefined | 5
+5 unknown | 5
+5 infinity | 5
+5 modulo | 5
+5 below zero | 5
+5 wrong | 5
+5\text{ (wrong)} | 5
+5\text{ (incorrect)} | 5
+5\text{ below} | 5
+5 remainder | 5
+5 loss | 5
+4 July | 4
+5 mm | 5 Mm
+5\text{ mm} | 5\text{ Mm}
 """
 
 ONE_WAY = [  # answer, gold, whether it is right
