@@ -14,16 +14,33 @@ from typing import Any
 
 from kv_gym.problems.grading import mathematics
 from kv_gym.problems.grading.numbers import based_number, plain_number, without_thousands
+from kv_gym.problems.grading.ratios import same_ratios
 from kv_gym.problems.grading.spelling import depths, tidy
 from kv_gym.problems.grading.units import Unit, split_unit
-from kv_gym.problems.grading.words import as_words, means_empty_set, spoken
+from kv_gym.problems.grading.words import as_words, means_empty_set, same_letters, spoken
 
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|neq)(?![A-Za-z])")
 _MEMBER = re.compile(r"^[A-Za-z](?:_\{?[0-9A-Za-z]+\}?)? ?\\in(?![A-Za-z]) ?")
 _PLUS_MINUS = re.compile(r"\\[pm][mp](?![A-Za-z])")
 _OR, _AND = re.compile(r" ?\\lor(?![A-Za-z]) ?"), re.compile(r" ?\\land(?![A-Za-z]) ?")
-# What an equation says something of: x, x_1, P(A), f(2), m+n, (x,y).
-_NAME = re.compile(r"(?:[^0-9=<>!:_^]|_\{?[0-9A-Za-z,]+\}?|(?<=[A-Za-z]\()[0-9]+(?=\)))*")
+# What an equation says something of: x, x_1, \\theta, AB, \\angle ABC, \\text{Area}, f(2), P(A or B), (x,y). No formula:
+# -x, m+n, |x|, \\sqrt{x} and \\sin x are other values than those that the right side is asked for.
+_MARK = r"(?:hat|bar|vec|tilde|dot|overline|widehat|overrightarrow|overleftrightarrow|mathbf|mathcal|mathrm|boldsymbol)"
+_LETTER = (
+    r"(?:\\(?:alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi"
+    r"|varphi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Phi|Psi|Omega|ell)(?![A-Za-z])|[A-Za-z])"
+)
+_MARKED = rf"\\{_MARK} ?(?:\{{ ?[A-Za-z]+ ?\}}|[A-Za-z])"
+_SYMBOL = rf"(?:{_MARKED}|{_LETTER})(?: ?_ ?(?:\{{[^{{}}]*\}}|[0-9A-Za-z]))?(?:'|\^\\prime)*"
+_ONE_NAME = (
+    rf"(?:{_SYMBOL}|m?(?: ?\\(?:angle|triangle|measuredangle)(?![A-Za-z]))? ?[A-Z]{{1,4}}"
+    r"|(?:[A-Z][a-z]{2,}|area|total|answer|perimeter|volume|probability|sum|product|number|slope)(?: [A-Za-z]+)*"
+    r"|(?:\\(?:text|mbox|mathrm|textbf) ?\{[^{}]*\} ?)+[A-Z]{0,4}"
+    r"|[A-Z](?:_\{?[A-Za-z0-9]\}?)? ?\([^()=]+\)|[d-hp-wyz](?:'|\^\{-1\})* ?\((?:-?[0-9]+|[a-z](?:,[a-z])*)\))"
+)
+_SEVERAL_NAMES = rf"{_SYMBOL}(?: ?, ?{_SYMBOL})+"
+_NAME = re.compile(rf"(?: ?{_ONE_NAME} ?| ?\( ?{_SEVERAL_NAMES} ?\) ?| ?{_SEVERAL_NAMES} ?)?")
+_APPROXIMATE = re.compile(r"\\(?:thick)?(?:approx|sim)(?:eq)?(?![A-Za-z])|\\doteq(?![A-Za-z])|≈|≃")
 _CHOICE = re.compile(r"(?:\\[a-z]+ ?\{ ?)?\(([A-Z])\)(?: ?\})? (?![-+*/=<>^]|\\(?:cdot|times|cup|cap|div))")
 _VARIABLE = re.compile(r"[A-Za-z](?:_\{?[0-9A-Za-z]+\}?)?|[A-Za-z]\([A-Za-z0-9]\)")
 _TWO_NUMBERS = re.compile(r"[0-9] [0-9]+(?![0-9]| ?/)")  # "10 4" would be read as 10 + 4
@@ -98,8 +115,22 @@ def _brackets(text: str) -> str:
     return text[0] + text[-1] if whole and len(split(text[1:-1])) > 1 else ""
 
 
+def _is_row(text: str) -> bool:
+    """Whether it is ``[5]``, one number in square brackets, which is not 5."""
+    return (
+        text[:1] == "["
+        and text[-1:] == "]"
+        and "\\begin" not in text
+        and 0 not in depths(text)[:-1]
+        and not _brackets(text)
+    )
+
+
 def _collected(items: list[str]) -> Any:
-    """The value of a single item, or a `mathematics.Several` of items."""
+    """The value of a single item, or a `mathematics.Several` of items; ``y=2, x=1`` in the order of names."""
+    names = [_sides(item)[0] for item in items]
+    if all(len(_sides(item)) > 1 and _NAME.fullmatch(name) for item, name in zip(items, names, strict=True)):
+        items = [item for _, item in sorted(zip(names, items, strict=True), key=lambda named: named[0])]
     values = tuple(mathematics.parse(_value(split_unit(item)[0])) for item in items)
     return values[0] if len(values) == 1 else mathematics.Several(values)
 
@@ -117,6 +148,8 @@ def _same_items(answer: str, gold: str) -> bool:
         return True
     if said is not None or wanted is not None:
         return _same_words(said, answer, wanted, gold)
+    if (letters := same_letters(answer, gold)) is not None:
+        return letters
     sides, gold_sides = _sides(answer), _sides(gold)
     if len(sides) > 1 and len(gold_sides) > 1 and sides[0] != gold_sides[0]:
         return mathematics.same_equations(sides, gold_sides)
@@ -160,8 +193,12 @@ def _same_measures(answer: str, unit: Unit | None, gold: str, gold_unit: Unit | 
 def _same_values(answer: str, gold: str, factor: Fraction) -> bool:
     """Compare numbers and formulas; `answer` is in units of `factor` times those of `gold`."""
     kind, gold_kind = _brackets(answer), _brackets(gold)
-    if not answer or _TWO_NUMBERS.search(answer) or (kind and gold_kind and kind != gold_kind):
+    if not answer or _TWO_NUMBERS.search(answer) or _TWO_NUMBERS.search(gold):
         return False
+    if (kind and gold_kind and kind != gold_kind) or _is_row(answer) != _is_row(gold):
+        return False
+    if (ratios := same_ratios(answer, gold)) is not None:
+        return ratios and factor == 1
     based, gold_based = based_number(answer), based_number(gold)
     if gold_based:
         return based == gold_based or (based is None and answer.casefold() == gold_based[0])  # it may be left out
@@ -197,7 +234,25 @@ def _split_equations(text: str) -> Iterator[str]:
 
 def _claims(sides: list[str]) -> list[str]:
     """What is claimed to be the value: all sides but a name. ``14 = 4`` must not count as 4."""
-    return sides[1:] if len(sides) > 1 and _NAME.fullmatch(sides[0]) else sides
+    sides = [_exactly(side) for side in sides]
+    if len(sides) > 1 and _NAME.fullmatch(sides[0]) and not _in_other_order(sides[0]):
+        return sides[1:]
+    return sides
+
+
+def _in_other_order(name: str) -> bool:
+    """Whether it is ``(y,x)``: what follows is not what ``(x,y)`` is."""
+    letters = [letter.strip() for letter in split(name.strip(" ()"))]
+    ordered = sorted(letters, key=lambda letter: (letter[:1] == "\\", letter[:1] != "\\" and letter))
+    return len(letters) > 1 and letters != ordered
+
+
+def _exactly(side: str) -> str:
+    r"""``1/3`` of ``1/3 \approx 0.333``; there is no rounding, so ``x \approx 5`` claims nothing."""
+    exact, *rounded = _APPROXIMATE.split(side)
+    if rounded and _NAME.fullmatch(exact.strip()):
+        raise ValueError("a rounded answer")
+    return exact.strip() if rounded else side
 
 
 def _value(text: str) -> str:

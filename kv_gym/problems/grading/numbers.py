@@ -49,7 +49,8 @@ def spell_repeating(text: str) -> str:
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9.}\\])([0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE]([+-]?[0-9]{1,4})(?![0-9A-Za-z.^_])")
 _LARGE = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _LARGE_WORD = re.compile(
-    rf"(?<=[0-9}}]) ?(?:\\(?:text|mbox|mathrm) ?\{{ ?)?((?i:{'|'.join(_LARGE)}))s?(?![A-Za-z])(?: ?\}}| ([A-Za-z ]*\}}))?"
+    r"(?<=[0-9}]) ?(?:\\(?:text|mbox|mathrm) ?\{ ?)?"
+    rf"((?i:{'|'.join(_LARGE)}))s?(?![A-Za-z])(?: ?\}}| ([A-Za-z ]*\}}))?"
 )
 
 

@@ -19,8 +19,8 @@ _TABLE: dict[str, dict[str, Fraction]] = {
         "ft foot feet": Fraction(3048, 10_000), "yd yard": Fraction(9144, 10_000), "mi mile": Fraction(1_609_344, 1000),
     },
     "time": {
-        "s sec second": Fraction(1), "min minute": Fraction(60), "h hr Hr hour": Fraction(3600), "day": Fraction(86_400),
-        "week": Fraction(604_800), "ms millisecond": Fraction(1, 1000),
+        "s sec second": Fraction(1), "min minute": Fraction(60), "h hr Hr hour": Fraction(3600),
+        "day": Fraction(86_400), "week": Fraction(604_800), "ms millisecond": Fraction(1, 1000),
     },
     "month": {"month": Fraction(1), "yr year": Fraction(12)},
     "mass": {
@@ -38,7 +38,7 @@ _KNOWN = {
 }
 _NO_MEANING = {"", "unit", "of", "the", "a", "an", "in", "total", "ways", "way"}
 # Plurals without an s, and times of the day; behind a plural may stand what it is counted by or where.
-_COUNTED = set("people children men women mice geese teeth fish sheep deer am pm".split())
+_COUNTED = {"people", "children", "men", "women", "mice", "geese", "teeth", "fish", "sheep", "deer", "am", "pm"}
 _BEHIND_COUNTED = {"of", "in", "per", "each", "left", "remaining", "total", "altogether", "a", "an"}
 
 
@@ -62,7 +62,7 @@ class Unit:
 _WRAPPED = r"\\(?:text|mbox|mathrm|textrm|textbf|operatorname|rm)\s?\{[^{}]*\}"
 _POWER = r"(?:\^\s?(?:\{\s?-?[1-9]\s?\}|-?[1-9]))"
 _DEGREE = r"\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![A-Za-z]))"
-# Behind a number or a name. Words that change the value are no units: sums and comparisons, numbers and parts, verdicts.
+# Behind a number or a name. Words that change the value are no units: sums, comparisons, numbers, parts, verdicts.
 _ORDINAL = r"(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|[a-z]*teen|[a-z]+tie|hundred|thousand|[a-z]*illion)th"
 _NO_UNIT = (
     r"(?!.*(?i:\b(?:or|and|not|non|no|to|mod(?:ulo)?|plus(?:es)?|minus(?:es)?|times|over|under|divided|squared|cubed|base"

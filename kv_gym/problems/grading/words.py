@@ -11,6 +11,10 @@ _BARE = re.compile(r"[A-Z]{2,}|[A-Z][a-z]{2,}(?:[ -][A-Za-z]+)*|[A-Za-z]{2,}(?:[
 _LABELLED = re.compile(
     r"\\(overline|triangle|angle|vec|overrightarrow|widehat|overleftrightarrow) ?\{? ?([A-Z]{2,}) ?\}?"
 )
+# Letters alone, as of words: `no` is not `on`. Without a vowel they are a product, `xy`: no word is written so.
+_LETTERS = re.compile(r"[a-z]+(?: [a-z]+)*")
+_PRODUCT = re.compile(r"[b-df-hj-np-tv-z ]+")
+_Y_OF_A_WORD = re.compile(r"y(?<!xy)(?!x|z)")
 _EMPTY_SETS = {"no solution", "no solutions", "no real solution", "no real solutions", "empty set", "the empty set"}
 
 
@@ -23,6 +27,14 @@ def as_words(text: str) -> str | None:
     if label := _LABELLED.fullmatch(text):
         return f"{label[1]} {label[2]}"
     return None
+
+
+def same_letters(text: str, other: str) -> bool | None:
+    """Compare letters that could be words, ``listen`` and ``silent``; None if one of them is surely mathematics."""
+    if not (_LETTERS.fullmatch(text) and _LETTERS.fullmatch(other)):
+        return None
+    products = all(_PRODUCT.fullmatch(one) and not _Y_OF_A_WORD.search(one.replace(" ", "")) for one in (text, other))
+    return None if products else text == other
 
 
 def spoken(text: str) -> str:

@@ -425,6 +425,44 @@ x<1 or y<2 | y<2 or x<1
 12 ways | 12
 5 \text{ gallon} | 5 \text{ gallons}
 3 months | 3
+# letters, ratios, times and what an equation names
+xy | yx
+xyz | zyx
+mn | nm
+2ab | 2ba
+a \cdot b | ba
+no | no
+6:4:2 | 3:2:1
+10:15 | 2:3
+3:2 | 1.5
+\sqrt{2}:1 | 2:\sqrt{2}
+1:2:3 | 2 : 4 : 6
+2026-11-27 | 2026-11-27
+x = 3:30 | 3:30
+y=3, x=5 | x=5,y=3
+y=3, x=5 | (5,3)
+(r,\theta) = (2,\pi) | (2,\pi)
+(x_1,x_2) = (1,2) | (1,2)
+\angle ABC = 30 | 30
+m\angle A = 30^\circ | 30
+AB = 5 | 5
+\overline{AB} = 5 | 5
+\text{Area} = 5 | 5
+\text{Area of } ABC = 5 | 5
+P(A \cup B) = \frac12 | 0.5
+P(2) = 5 | 5
+f^{-1}(x) = 2x | 2x
+\lambda_1 = 5 | 5
+\theta = 5 | 5
+\mathbf{v} = (1,2) | (1,2)
+S_{10} = 55 | 55
+Area = 5 | 5
+(5) | 5
+x = 1/3 \approx 0.333 | \frac13
+~5 | 5
+x y | yx
+Total number of ways = 5 | 5
+x=1/2 | \frac12
 """
 
 UNSEEN = [
@@ -734,6 +772,58 @@ x>0, y>0 | x>0 or y>0
 4 July | 4
 5 mm | 5 Mm
 5\text{ mm} | 5\text{ Mm}
+# letters, ratios, times and what an equation names
+no | on
+silent | listen
+left | felt
+c a b | a b c
+cat | act
+ab | ba
+my | ym
+try | tyr
+3:30 | 2:20
+0:15 | 0:30
+3:30 | 0.1
+12:30 | 0.4
+1:2:3 | 1:3:2
+1:2:3 | 1:6
+2:3:4 | 1/6
+6:4:2 | 3:2
+0:0 | 1:2
+0:1:2 | 0:2:1
+2026-11-27 | 1988
+555-1234 | -679
+212-555-1234 | -1577
+11/27/2026 | \frac{11}{54702}
+1:1:1 | 1
+-x=3 | 3
+|x|=3 | 3
+\sqrt{x}=3 | 3
+\log_2 x = 3 | 3
+\ln x = 3 | 3
+a-b=3 | 3
+a+b=3 | 3
+ab=6 | 6
+xy=6 | 6
+x^2=3 | 3
+\frac{x}{y}=2 | 2
+\sin x = 1 | 1
+\cos\theta=1 | 1
+3 = -x | 3
+x(x+1)=6 | 6
+(y,x)=(1,2) | (1,2)
+(2,1)=(y,x) | (2,1)
+y=3, x=5 | (3,5)
+(y,x)=(1,2) | (x,y)=(1,2)
+5 | 2 3
+3 | 1 1 1
+[5] | 5
+[5] | (5)
+x\approx 5 | 5
+x≈5 | 5
+\approx 5 | 5
+\sqrt2 \approx 1.414 | 1.414
+abcd=24 | 24
 """
 
 ONE_WAY = [  # answer, gold, whether it is right
