@@ -23,7 +23,7 @@ from typing import Literal
 
 from kv_gym.errors import GradingError, UndecidedError
 from kv_gym.problems.grading.boxes import MAX_ANSWER_CHARS, closing_brace, extract_answer
-from kv_gym.problems.grading.numbers import plain_number
+from kv_gym.problems.grading.numbers import plain_number, without_commas
 from kv_gym.problems.grading.worker import CPU_LIMIT, WORKER
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "plain_number",
     "same_answer",
     "warm_up",
+    "without_commas",
 ]
 
 GRADING_VERSION = 2

@@ -13,35 +13,18 @@ from fractions import Fraction
 from typing import Any
 
 from kv_gym.problems.grading import mathematics
+from kv_gym.problems.grading.names import NAME
 from kv_gym.problems.grading.numbers import based_number, plain_number, without_thousands
 from kv_gym.problems.grading.ratios import same_ratios
 from kv_gym.problems.grading.spelling import depths, tidy
 from kv_gym.problems.grading.units import Unit, split_unit
-from kv_gym.problems.grading.words import as_words, means_empty_set, same_letters, spoken
+from kv_gym.problems.grading.words import as_words, chosen, labelled, means_empty_set, same_letters, spoken
 
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|neq)(?![A-Za-z])")
 _MEMBER = re.compile(r"^[A-Za-z](?:_\{?[0-9A-Za-z]+\}?)? ?\\in(?![A-Za-z]) ?")
 _PLUS_MINUS = re.compile(r"\\[pm][mp](?![A-Za-z])")
 _OR, _AND = re.compile(r" ?\\lor(?![A-Za-z]) ?"), re.compile(r" ?\\land(?![A-Za-z]) ?")
-# What an equation says something of: x, x_1, \\theta, AB, \\angle ABC, \\text{Area}, f(2), P(A or B), (x,y). No formula:
-# -x, m+n, |x|, \\sqrt{x} and \\sin x are other values than those that the right side is asked for.
-_MARK = r"(?:hat|bar|vec|tilde|dot|overline|widehat|overrightarrow|overleftrightarrow|mathbf|mathcal|mathrm|boldsymbol)"
-_LETTER = (
-    r"(?:\\(?:alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi"
-    r"|varphi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Xi|Pi|Sigma|Phi|Psi|Omega|ell)(?![A-Za-z])|[A-Za-z])"
-)
-_MARKED = rf"\\{_MARK} ?(?:\{{ ?[A-Za-z]+ ?\}}|[A-Za-z])"
-_SYMBOL = rf"(?:{_MARKED}|{_LETTER})(?: ?_ ?(?:\{{[^{{}}]*\}}|[0-9A-Za-z]))?(?:'|\^\\prime)*"
-_ONE_NAME = (
-    rf"(?:{_SYMBOL}|m?(?: ?\\(?:angle|triangle|measuredangle)(?![A-Za-z]))? ?[A-Z]{{1,4}}"
-    r"|(?:[A-Z][a-z]{2,}|area|total|answer|perimeter|volume|probability|sum|product|number|slope)(?: [A-Za-z]+)*"
-    r"|(?:\\(?:text|mbox|mathrm|textbf) ?\{[^{}]*\} ?)+[A-Z]{0,4}"
-    r"|[A-Z](?:_\{?[A-Za-z0-9]\}?)? ?\([^()=]+\)|[d-hp-wyz](?:'|\^\{-1\})* ?\((?:-?[0-9]+|[a-z](?:,[a-z])*)\))"
-)
-_SEVERAL_NAMES = rf"{_SYMBOL}(?: ?, ?{_SYMBOL})+"
-_NAME = re.compile(rf"(?: ?{_ONE_NAME} ?| ?\( ?{_SEVERAL_NAMES} ?\) ?| ?{_SEVERAL_NAMES} ?)?")
 _APPROXIMATE = re.compile(r"\\(?:thick)?(?:approx|sim)(?:eq)?(?![A-Za-z])|\\doteq(?![A-Za-z])|≈|≃")
-_CHOICE = re.compile(r"(?:\\[a-z]+ ?\{ ?)?\(([A-Z])\)(?: ?\})? (?![-+*/=<>^]|\\(?:cdot|times|cup|cap|div))")
 _VARIABLE = re.compile(r"[A-Za-z](?:_\{?[0-9A-Za-z]+\}?)?|[A-Za-z]\([A-Za-z0-9]\)")
 _TWO_NUMBERS = re.compile(r"[0-9] [0-9]+(?![0-9]| ?/)")  # "10 4" would be read as 10 + 4
 
@@ -129,7 +112,7 @@ def _is_row(text: str) -> bool:
 def _collected(items: list[str]) -> Any:
     """The value of a single item, or a `mathematics.Several` of items; ``y=2, x=1`` in the order of names."""
     names = [_sides(item)[0] for item in items]
-    if all(len(_sides(item)) > 1 and _NAME.fullmatch(name) for item, name in zip(items, names, strict=True)):
+    if all(len(_sides(item)) > 1 and NAME.fullmatch(name) for item, name in zip(items, names, strict=True)):
         items = [item for _, item in sorted(zip(names, items, strict=True), key=lambda named: named[0])]
     values = tuple(mathematics.parse(_value(split_unit(item)[0])) for item in items)
     return values[0] if len(values) == 1 else mathematics.Several(values)
@@ -143,8 +126,9 @@ def _same_items(answer: str, gold: str) -> bool:
     if answer == gold:
         return True
     said, wanted = as_words(answer), as_words(gold)
-    choice = _CHOICE.match(answer)  # of "(B) 5", where a letter is asked for
-    if choice and choice[1] in gold and (wanted or spoken(gold)) == choice[1].casefold():
+    letter = labelled(gold) or (gold if re.fullmatch("[A-Z]", gold) else wanted)
+    choice = chosen(answer)
+    if choice and letter and letter.casefold() == choice.casefold():
         return True
     if said is not None or wanted is not None:
         return _same_words(said, answer, wanted, gold)
@@ -160,7 +144,7 @@ def _same_words(said: str | None, answer: str, wanted: str | None, gold: str) ->
     if "\\emptyset" in (answer.strip(), gold.strip()):
         return means_empty_set(said or wanted or "")
     first, second = said or spoken(answer), wanted or spoken(gold)
-    return first == second != ""
+    return first == second != "" or (means_empty_set(first) and means_empty_set(second))
 
 
 def _same_quantities(answer: str, gold: str) -> bool:
@@ -217,8 +201,8 @@ def _sides(text: str) -> list[str]:
     """The sides of ``x = 8/2 = 4``, the name first: ``5 = x`` says the same as ``x = 5``."""
     text = _MEMBER.sub("", text)
     sides = [side.strip() for side in _split_equations(text)]
-    first_names = _NAME.fullmatch(sides[0]) and (_VARIABLE.fullmatch(sides[0]) or not _VARIABLE.fullmatch(sides[-1]))
-    if len(sides) > 1 and not first_names and _NAME.fullmatch(sides[-1]):
+    first_names = NAME.fullmatch(sides[0]) and (_VARIABLE.fullmatch(sides[0]) or not _VARIABLE.fullmatch(sides[-1]))
+    if len(sides) > 1 and not first_names and NAME.fullmatch(sides[-1]):
         sides = [sides[-1], *sides[:-1]]
     return sides
 
@@ -235,7 +219,7 @@ def _split_equations(text: str) -> Iterator[str]:
 def _claims(sides: list[str]) -> list[str]:
     """What is claimed to be the value: all sides but a name. ``14 = 4`` must not count as 4."""
     sides = [_exactly(side) for side in sides]
-    if len(sides) > 1 and _NAME.fullmatch(sides[0]) and not _in_other_order(sides[0]):
+    if len(sides) > 1 and NAME.fullmatch(sides[0]) and not _in_other_order(sides[0]):
         return sides[1:]
     return sides
 
@@ -250,7 +234,7 @@ def _in_other_order(name: str) -> bool:
 def _exactly(side: str) -> str:
     r"""``1/3`` of ``1/3 \approx 0.333``; there is no rounding, so ``x \approx 5`` claims nothing."""
     exact, *rounded = _APPROXIMATE.split(side)
-    if rounded and _NAME.fullmatch(exact.strip()):
+    if rounded and NAME.fullmatch(exact.strip()):
         raise ValueError("a rounded answer")
     return exact.strip() if rounded else side
 

@@ -55,7 +55,10 @@ def _literal(text: str, *_: object, **__: object) -> Any:
 
 # No units: they include c, h, m, s and t, so that 2t would be 2.
 _NORMALIZATION = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="none")
-_DROPPED = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.|[\"']|\\prime(?![A-Za-z])")
+_DROPPED = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.|[\"']|\\prime(?![A-Za-z])|!!")
+_GROUP = r"\{(?:[^{}]|\{[^{}]*\})*\}"
+# x^2^3 is no TeX, and read as (x^2)^3; \frac123 is 1/2 times 3, but hardly meant.
+_UNCLEAR = re.compile(rf"\^ ?(?:{_GROUP}|[0-9A-Za-z]+) ?\^|\\frac ?{_GROUP} ?{_GROUP} ?[0-9]")
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 
 
@@ -69,8 +72,8 @@ def parse(text: str) -> Any:
     Raises:
         Exception: Of whatever class latex2sympy2 raises, where it understands no more.
     """
-    if _DROPPED.search(text):
-        raise ValueError("latex2sympy2 would drop a part of it")
+    if _DROPPED.search(text) or _UNCLEAR.search(text):
+        raise ValueError("latex2sympy2 would drop a part of it, or read it otherwise")
     found = latex2sympy(
         normalize_latex(text, _NORMALIZATION), is_real=True, normalization_config=None, conversion_config=_CONVERSION
     )

@@ -18,6 +18,32 @@ _Y_OF_A_WORD = re.compile(r"y(?<!xy)(?!x|z)")
 _EMPTY_SETS = {"no solution", "no solutions", "no real solution", "no real solutions", "empty set", "the empty set"}
 
 
+# A choice is said with a label around it, or the label is set as such in front of what it stands for.
+_NO_MORE = r"(?! ?(?:[-+*/=<>^,}:]|\\(?:cdot|times|cup|cap|div)))(?!.*(?:\\l(?:or|and)|(?<![A-Za-z])[A-Z][).:]))"  # a formula, or another choice
+_SAID = r"(?:(?:the )?(?i:option|choice|answer)(?: is)?:? ?)?"
+_SET = rf"{_WRAPPER} ?\{{ ?\(([A-Z])\):? ?\}}"
+_CHOSEN = [
+    re.compile(rf"{_SAID}(?:{_WRAPPER} ?\{{ ?)?\(?([A-Z])\)?(?: ?\}})?"),  # alone
+    re.compile(rf"{_SAID}(?:{_SET}|\(?([A-Z])\):?|([A-Z])[.:](?= )){_NO_MORE}.*"),  # with what it stands for
+]
+_LABELS = [re.compile(rf"{_SET}{_NO_MORE}.*"), re.compile(r"(?i:option|choice) \(?([A-Z])\)?")]
+
+
+def chosen(text: str) -> str | None:
+    r"""The letter of ``Option A``, ``(B) 5``, ``D)`` or ``B. 12``, where one is asked for; None if there is none."""
+    return _letter(text, _CHOSEN)
+
+
+def labelled(text: str) -> str | None:
+    r"""The letter of ``\textbf{(C)}\ 12`` or ``Option C``, which asks for a choice; None for anything else."""
+    return _letter(text, _LABELS)
+
+
+def _letter(text: str, forms: list[re.Pattern[str]]) -> str | None:
+    matches = [match for form in forms if (match := form.fullmatch(text))]
+    return next((letter for match in matches for letter in match.groups() if letter), None)
+
+
 def as_words(text: str) -> str | None:
     """The words that an answer consists of, in lower case; None if it is mathematics."""
     if _WRAPPED.fullmatch(text):

@@ -463,6 +463,43 @@ x = 1/3 \approx 0.333 | \frac13
 x y | yx
 Total number of ways = 5 | 5
 x=1/2 | \frac12
+# products, factorials, powers, arguments without braces and numerals
+2(1/2) | 1
+2\left(\frac12\right) | 1
+3(\frac23) | 2
+2\frac12 | 2.5
+\log_{2}(1/2) | -1
+\log_2(1/2) | -1
+0{,}125 | 0.125
+5!! | 15
+6!! | 48
+2^{3^2} | 512
+\frac\pi2 | \pi/2
+\frac1\pi | 1/\pi
+\frac\alpha\beta | \alpha/\beta
+\frac\sqrt32 | \frac{\sqrt3}{2}
+\frac{\sqrt3}\pi | \sqrt{3}/\pi
+\frac x2 | x/2
+\frac xy | x/y
+\frac12\pi | \pi/2
+\sin\frac\pi6 | 0.5
+\frac{x^{2}}2 | x^2/2
+\binom52 | 10
+\binom n2 | \frac{n(n-1)}{2}
+\dbinom{5}{2} | 10
+2^-1 | 0.5
+10^-3 | 0.001
+x^-1 | 1/x
+\langle1,2\rangle | (1,2)
+\left\langle 1,2 \right\rangle | (1,2)
+five | 5
+\text{five} | 5
+Five | 5
+twenty-one | 21
+\text{Twelve} | 12
+zero | 0
+thirty | 30
+\text{no real solutions} | no solution
 """
 
 UNSEEN = [
@@ -824,6 +861,31 @@ x≈5 | 5
 \approx 5 | 5
 \sqrt2 \approx 1.414 | 1.414
 abcd=24 | 24
+# products, factorials, powers, arguments without braces and numerals
+2(1/2) | 2.5
+2\left(\frac12\right) | 2.5
+3(\frac23) | 3\frac23
+-2(1/2) | -2.5
+3 (2/3) | \frac{11}{3}
+0,001 | 1
+0,125 | 125
+0{,}125 | 125
+0 125 | 125
+5!! | 120!
+6!! | 720!
+n!! | (n!)!
+2^3^2 | 64
+x^2^3 | x^6
+x^{2}^{3} | x^6
+\frac\pi2 | \frac2\pi
+\frac123 | \frac{1}{23}
+\langle1,2\rangle | (2,1)
+five | 4
+twenty-one | 20
+sixty | 6
+\text{no solution} | \text{one solution}
+# more on fractions
+\frac123 | \frac32
 """
 
 ONE_WAY = [  # answer, gold, whether it is right
@@ -839,6 +901,27 @@ ONE_WAY = [  # answer, gold, whether it is right
     (r"\textbf{(B)}\ 5", "B", True),
     ("B", "(B) 5", False),
     (r"(A) \cdot 5", "A", False),
+    ("Answer: A", "A", True),
+    ("Choice (A)", "A", True),
+    ("Option A", "A", True),
+    ("A", "Option A", True),
+    ("Option B", "A", False),
+    ("Option A", "Option B", False),
+    ("D)", "D", True),
+    ("B. 12", "B", True),
+    ("B. 12", "C", False),
+    ("B. 12 or C. 13", "B", False),
+    ("C: 12", "C", True),
+    ("(B): 12", "B", True),
+    ("A) or B", "A", False),
+    ("(A)(B)", "A", False),
+    ("(A) 5 (B) 6", "A", False),
+    ("B. 12 C. 13", "B", False),
+    ("Apple", "A", False),
+    ("C", r"\textbf{(C)}\ 12", True),
+    ("(C)", r"\textbf{(C)}\ 12", True),
+    ("B", r"\textbf{(C)}\ 12", False),
+    ("12", r"\textbf{(C)}\ 12", False),
     ("x=4", "4", True),
     ("x = 14 = 4", "4", False),
     ("x = 8/2 = 4", "4", True),
