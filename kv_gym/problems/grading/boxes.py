@@ -20,7 +20,8 @@ _BRACELESS = re.compile(
 _MORE = re.compile(
     r"[A-Za-z0-9^_!({]|-(?=[0-9A-Za-z(\\])|[ \t]*(?:[+/=](?=\s?[0-9A-Za-z(\\])|\*(?!\*)|[<>](?=\s?[0-9]))"
     r"|[ \t]+(?:-\s?(?=[0-9\\])|[!^_](?=\S))"
-    r"|[ \t]*\\(?!(?:text|mbox|mathrm|q?quad|boxed|end|right|(?:black)?square|qed|hfill|hspace|tag)(?![A-Za-z]))[A-Za-z]"
+    r"|[ \t]*\\(?!(?:text|mbox|mathrm|q?quad|boxed|end|right|(?:black)?square|qed|hfill|hspace|tag)(?![A-Za-z]))"
+    r"[A-Za-z]"
 )
 _NOTHING = re.compile(r"(?:[\s~$.]|\\[,;:! ]|\\(?:text|mbox|mathrm)\s*\{\s*\})*")
 

@@ -19,7 +19,8 @@ _EMPTY_SETS = {"no solution", "no solutions", "no real solution", "no real solut
 
 
 # A choice is said with a label around it, or the label is set as such in front of what it stands for.
-_NO_MORE = r"(?! ?(?:[-+*/=<>^,}:]|\\(?:cdot|times|cup|cap|div)))(?!.*(?:\\l(?:or|and)|(?<![A-Za-z])[A-Z][).:]))"  # a formula, or another choice
+# Behind the label: no formula, and no other choice.
+_NO_MORE = r"(?! ?(?:[-+*/=<>^,}:]|\\(?:cdot|times|cup|cap|div)))(?!.*(?:\\l(?:or|and)|(?<![A-Za-z])[A-Z][).:]))"
 _SAID = r"(?:(?:the )?(?i:option|choice|answer)(?: is)?:? ?)?"
 _SET = rf"{_WRAPPER} ?\{{ ?\(([A-Z])\):? ?\}}"
 _CHOSEN = [
