@@ -55,7 +55,7 @@ def _literal(text: str, *_: object, **__: object) -> Any:
 
 # No units: they include c, h, m, s and t, so that 2t would be 2.
 _NORMALIZATION = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="none")
-_DROPPED = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.|[\"']|\\prime(?![A-Za-z])|!!")
+_DROPPED = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.|[\"']|\\prime(?![A-Za-z])|!!|\^ ?\{? ?(?:T|\\top)(?![A-Za-z])")
 _GROUP = r"\{(?:[^{}]|\{[^{}]*\})*\}"
 # x^2^3 is no TeX, and read as (x^2)^3; \frac123 is 1/2 times 3, but hardly meant.
 _UNCLEAR = re.compile(rf"\^ ?(?:{_GROUP}|[0-9A-Za-z]+) ?\^|\\frac ?{_GROUP} ?{_GROUP} ?[0-9]")

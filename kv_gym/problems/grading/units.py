@@ -38,7 +38,7 @@ _KNOWN = {
 }
 _NO_MEANING = {"", "unit", "of", "the", "a", "an", "in", "total", "ways", "way"}
 # Plurals without an s, and times of the day; behind a plural may stand what it is counted by or where.
-_COUNTED = {"people", "children", "men", "women", "mice", "geese", "teeth", "fish", "sheep", "deer", "am", "pm"}
+_COUNTED = {"people", "children", "men", "women", "mice", "geese", "teeth", "fish", "sheep", "deer", "am", "pm", "unit"}
 _BEHIND_COUNTED = {"of", "in", "per", "each", "left", "remaining", "total", "altogether", "a", "an"}
 
 
@@ -117,7 +117,11 @@ def _is_word_unit(words: str, spaced: bool) -> bool:
 
 def _may_be_left_out(words: str) -> bool:
     """Whether words are surely a unit: ``cm``, ``red apples``, ``slices of pizza``; not ``lakh`` or ``July``."""
-    found = [word for word in re.findall("[A-Za-z]+", words) if _singular(word) not in _NO_MEANING - _BEHIND_COUNTED]
+    found = [
+        word
+        for word in re.findall("[A-Za-z]+", words)
+        if _singular(word) not in _NO_MEANING - _BEHIND_COUNTED - {"unit"}
+    ]
     counted = [place for place, word in enumerate(found) if _is_counted(word)]
     if not counted:
         return all(word in _NO_MEANING for word in found)

@@ -500,6 +500,10 @@ twenty-one | 21
 zero | 0
 thirty | 30
 \text{no real solutions} | no solution
+# transposed matrices
+5 square units | 5
+5\text{ units}^2 | 5\text{ square units}
+A^T | A^T
 """
 
 UNSEEN = [
@@ -886,6 +890,10 @@ sixty | 6
 \text{no solution} | \text{one solution}
 # more on fractions
 \frac123 | \frac32
+# transposed matrices
+x^T | x
+A^{T} | A
+A^\top | A
 """
 
 ONE_WAY = [  # answer, gold, whether it is right
