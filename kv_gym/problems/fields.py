@@ -18,7 +18,7 @@ from typing import Any
 from kv_gym.errors import ProblemFileError
 from kv_gym.problems.conversations import has_marks, last_exchange, reply, without_marks
 from kv_gym.problems.formats import Row
-from kv_gym.problems.grading import MAX_ANSWER_CHARS, closing_brace
+from kv_gym.problems.grading import MAX_ANSWER_CHARS, closing_brace, without_commas
 
 CONVERSATIONS = ("messages", "conversations")
 QUESTION = ("problem", "question", "prompt", "input", *CONVERSATIONS)
@@ -177,7 +177,7 @@ def _answer(name: str, column: str, value: Any) -> Found:
     if box or name in SOLUTIONS:
         return Found(box, name, f"{column} (boxed)")
     if FINAL_MARK in text:
-        return Found(text.rpartition(FINAL_MARK)[2].replace(",", "").strip(), name, column)
+        return Found(without_commas(text.rpartition(FINAL_MARK)[2].strip()), name, column)
     return Found("" if name == "output" and len(text) > MAX_ANSWER_CHARS else text, name, column)
 
 

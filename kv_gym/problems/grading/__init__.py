@@ -12,8 +12,10 @@ Versions of the rules (`GRADING_VERSION`):
   ``1/2004!``; a comparison of over 2 s of wall time was wrong.
 - 2: Sets, tuples and intervals, words, units, bases, upper and lower case of variables are told apart; numbers are
   equal if 350 digits of theirs are, not 50 after the point. Read are Unicode, degrees, repeating decimals, powers of
-  ten, thousands in lists, alternatives, inequalities as intervals, finite sums, ``\boxed 7``, the last box that is not
-  empty anywhere in the text. Time is CPU time, and running out of it is no verdict.
+  ten, thousands in lists, alternatives, inequalities as intervals, finite sums, ratios, numerals, arguments without
+  braces, ``\boxed 7``, the last box that is not empty anywhere in the text. Words that are surely no unit, formulas on
+  the left of an equation, times, dates and words of lower-case letters are not dropped or computed with. Time is CPU
+  time, and running out of it is no verdict.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Literal
 
 from kv_gym.errors import GradingError, UndecidedError
 from kv_gym.problems.grading.boxes import MAX_ANSWER_CHARS, closing_brace, extract_answer
-from kv_gym.problems.grading.numbers import plain_number
+from kv_gym.problems.grading.numbers import plain_number, without_commas
 from kv_gym.problems.grading.worker import CPU_LIMIT, WORKER
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "plain_number",
     "same_answer",
     "warm_up",
+    "without_commas",
 ]
 
 GRADING_VERSION = 2

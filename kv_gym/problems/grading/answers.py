@@ -13,18 +13,18 @@ from fractions import Fraction
 from typing import Any
 
 from kv_gym.problems.grading import mathematics
+from kv_gym.problems.grading.names import NAME
 from kv_gym.problems.grading.numbers import based_number, plain_number, without_thousands
+from kv_gym.problems.grading.ratios import same_ratios
 from kv_gym.problems.grading.spelling import depths, tidy
 from kv_gym.problems.grading.units import Unit, split_unit
-from kv_gym.problems.grading.words import as_words, means_empty_set, spoken
+from kv_gym.problems.grading.words import as_words, chosen, labelled, means_empty_set, same_letters, spoken
 
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|neq)(?![A-Za-z])")
 _MEMBER = re.compile(r"^[A-Za-z](?:_\{?[0-9A-Za-z]+\}?)? ?\\in(?![A-Za-z]) ?")
 _PLUS_MINUS = re.compile(r"\\[pm][mp](?![A-Za-z])")
 _OR, _AND = re.compile(r" ?\\lor(?![A-Za-z]) ?"), re.compile(r" ?\\land(?![A-Za-z]) ?")
-# What an equation says something of: x, x_1, P(A), f(2), m+n, (x,y).
-_NAME = re.compile(r"(?:[^0-9=<>!:_^]|_\{?[0-9A-Za-z,]+\}?|(?<=[A-Za-z]\()[0-9]+(?=\)))*")
-_CHOICE = re.compile(r"(?:\\[a-z]+ ?\{ ?)?\(([A-Z])\)(?: ?\})? (?![-+*/=<>^]|\\(?:cdot|times|cup|cap|div))")
+_APPROXIMATE = re.compile(r"\\(?:thick)?(?:approx|sim)(?:eq)?(?![A-Za-z])|\\doteq(?![A-Za-z])|≈|≃")
 _VARIABLE = re.compile(r"[A-Za-z](?:_\{?[0-9A-Za-z]+\}?)?|[A-Za-z]\([A-Za-z0-9]\)")
 _TWO_NUMBERS = re.compile(r"[0-9] [0-9]+(?![0-9]| ?/)")  # "10 4" would be read as 10 + 4
 
@@ -98,8 +98,22 @@ def _brackets(text: str) -> str:
     return text[0] + text[-1] if whole and len(split(text[1:-1])) > 1 else ""
 
 
+def _is_row(text: str) -> bool:
+    """Whether it is ``[5]``, one number in square brackets, which is not 5."""
+    return (
+        text[:1] == "["
+        and text[-1:] == "]"
+        and "\\begin" not in text
+        and 0 not in depths(text)[:-1]
+        and not _brackets(text)
+    )
+
+
 def _collected(items: list[str]) -> Any:
-    """The value of a single item, or a `mathematics.Several` of items."""
+    """The value of a single item, or a `mathematics.Several` of items; ``y=2, x=1`` in the order of names."""
+    names = [_sides(item)[0] for item in items]
+    if all(len(_sides(item)) > 1 and NAME.fullmatch(name) for item, name in zip(items, names, strict=True)):
+        items = [item for _, item in sorted(zip(names, items, strict=True), key=lambda named: named[0])]
     values = tuple(mathematics.parse(_value(split_unit(item)[0])) for item in items)
     return values[0] if len(values) == 1 else mathematics.Several(values)
 
@@ -112,11 +126,14 @@ def _same_items(answer: str, gold: str) -> bool:
     if answer == gold:
         return True
     said, wanted = as_words(answer), as_words(gold)
-    choice = _CHOICE.match(answer)  # of "(B) 5", where a letter is asked for
-    if choice and choice[1] in gold and (wanted or spoken(gold)) == choice[1].casefold():
+    letter = labelled(gold) or (gold if re.fullmatch("[A-Z]", gold) else wanted)
+    choice = chosen(answer)
+    if choice and letter and letter.casefold() == choice.casefold():
         return True
     if said is not None or wanted is not None:
         return _same_words(said, answer, wanted, gold)
+    if (letters := same_letters(answer, gold)) is not None:
+        return letters
     sides, gold_sides = _sides(answer), _sides(gold)
     if len(sides) > 1 and len(gold_sides) > 1 and sides[0] != gold_sides[0]:
         return mathematics.same_equations(sides, gold_sides)
@@ -127,7 +144,7 @@ def _same_words(said: str | None, answer: str, wanted: str | None, gold: str) ->
     if "\\emptyset" in (answer.strip(), gold.strip()):
         return means_empty_set(said or wanted or "")
     first, second = said or spoken(answer), wanted or spoken(gold)
-    return first == second != ""
+    return first == second != "" or (means_empty_set(first) and means_empty_set(second))
 
 
 def _same_quantities(answer: str, gold: str) -> bool:
@@ -146,6 +163,8 @@ def _same_measures(answer: str, unit: Unit | None, gold: str, gold_unit: Unit | 
         if unit.kinds != gold_unit.kinds:
             return False
         factor = unit.factor / gold_unit.factor
+    elif not all(one.optional for one in (unit, gold_unit) if one):
+        return False
     if ("\\%" in answer) != ("\\%" in gold) and not (
         unit or gold_unit
     ):  # 50\% is 0.5, and 50 where only one side has the sign
@@ -158,8 +177,12 @@ def _same_measures(answer: str, unit: Unit | None, gold: str, gold_unit: Unit | 
 def _same_values(answer: str, gold: str, factor: Fraction) -> bool:
     """Compare numbers and formulas; `answer` is in units of `factor` times those of `gold`."""
     kind, gold_kind = _brackets(answer), _brackets(gold)
-    if not answer or _TWO_NUMBERS.search(answer) or (kind and gold_kind and kind != gold_kind):
+    if not answer or _TWO_NUMBERS.search(answer) or _TWO_NUMBERS.search(gold):
         return False
+    if (kind and gold_kind and kind != gold_kind) or _is_row(answer) != _is_row(gold):
+        return False
+    if (ratios := same_ratios(answer, gold)) is not None:
+        return ratios and factor == 1
     based, gold_based = based_number(answer), based_number(gold)
     if gold_based:
         return based == gold_based or (based is None and answer.casefold() == gold_based[0])  # it may be left out
@@ -178,8 +201,8 @@ def _sides(text: str) -> list[str]:
     """The sides of ``x = 8/2 = 4``, the name first: ``5 = x`` says the same as ``x = 5``."""
     text = _MEMBER.sub("", text)
     sides = [side.strip() for side in _split_equations(text)]
-    first_names = _NAME.fullmatch(sides[0]) and (_VARIABLE.fullmatch(sides[0]) or not _VARIABLE.fullmatch(sides[-1]))
-    if len(sides) > 1 and not first_names and _NAME.fullmatch(sides[-1]):
+    first_names = NAME.fullmatch(sides[0]) and (_VARIABLE.fullmatch(sides[0]) or not _VARIABLE.fullmatch(sides[-1]))
+    if len(sides) > 1 and not first_names and NAME.fullmatch(sides[-1]):
         sides = [sides[-1], *sides[:-1]]
     return sides
 
@@ -195,7 +218,25 @@ def _split_equations(text: str) -> Iterator[str]:
 
 def _claims(sides: list[str]) -> list[str]:
     """What is claimed to be the value: all sides but a name. ``14 = 4`` must not count as 4."""
-    return sides[1:] if len(sides) > 1 and _NAME.fullmatch(sides[0]) else sides
+    sides = [_exactly(side) for side in sides]
+    if len(sides) > 1 and NAME.fullmatch(sides[0]) and not _in_other_order(sides[0]):
+        return sides[1:]
+    return sides
+
+
+def _in_other_order(name: str) -> bool:
+    """Whether it is ``(y,x)``: what follows is not what ``(x,y)`` is."""
+    letters = [letter.strip() for letter in split(name.strip(" ()"))]
+    ordered = sorted(letters, key=lambda letter: (letter[:1] == "\\", letter[:1] != "\\" and letter))
+    return len(letters) > 1 and letters != ordered
+
+
+def _exactly(side: str) -> str:
+    r"""``1/3`` of ``1/3 \approx 0.333``; there is no rounding, so ``x \approx 5`` claims nothing."""
+    exact, *rounded = _APPROXIMATE.split(side)
+    if rounded and NAME.fullmatch(exact.strip()):
+        raise ValueError("a rounded answer")
+    return exact.strip() if rounded else side
 
 
 def _value(text: str) -> str:
@@ -208,14 +249,40 @@ def _value(text: str) -> str:
 
 
 def _same_ranges(answer: str, gold: str) -> bool:
-    """Compare ``x < 3`` with ``3 > x`` and with an interval."""
-    return mathematics.same(_range(answer), _range(gold))
+    """Compare ``x < 3`` with ``3 > x`` and with an interval; only what is about one variable is a set."""
+    (said, name), (wanted, gold_name) = _alternatives(answer), _alternatives(gold)
+    names = mathematics.variables([relation for side in said for relation in side]) | name
+    gold_names = mathematics.variables([relation for side in wanted for relation in side]) | gold_name
+    if names and gold_names and names != gold_names:
+        return False
+    if max(len(names), len(gold_names)) < 2:
+        return mathematics.same(_range(said, answer), _range(wanted, gold))
+    return mathematics.matched(said, wanted, mathematics.same_conditions)
 
 
-def _range(text: str) -> Any:
+def _alternatives(text: str) -> tuple[list[list[Any]], frozenset[str]]:
+    r"""The relations of ``x<1 \lor 2<x<3``: alternatives, of relations that hold all; and the name of ``x \in``."""
+    member = _MEMBER.match(text)
     if not _INEQUALITY.search(text):
-        return _collected([_MEMBER.sub("", text)])
-    either = [
-        mathematics.both([mathematics.parse(part) for part in split(_AND.sub(",", side))]) for side in _OR.split(text)
+        names = frozenset({re.sub(r"[{} ]|\\in", "", member[0])} if member else ())
+        return [[_collected([_MEMBER.sub("", text)])]], names
+    return [_relations(side) for side in _OR.split(text)], frozenset()
+
+
+def _relations(text: str) -> list[Any]:
+    parsed = [mathematics.parse(part.strip()) for part in split(_AND.sub(",", text))]
+    return [
+        relation
+        for value in parsed
+        for relation in (value.relations if isinstance(value, mathematics.Chained) else (value,))
     ]
-    return mathematics.either(either)
+
+
+def _range(alternatives: list[list[Any]], text: str) -> Any:
+    """The set of values; ``x<1, x>2``, which holds nowhere, is meant as either, ``x<1 and x>2`` is not."""
+    [first, *others] = alternatives
+    met = mathematics.both(first)
+    listed = len(first) > 1 and not others and not _AND.search(text) and len(split(text)) == len(first)
+    if listed and met == mathematics.NOWHERE:
+        return mathematics.either(first)
+    return mathematics.either([met, *map(mathematics.both, others)])

@@ -13,8 +13,15 @@ _BOX = "\\boxed"
 _OPENING = re.compile(r"\\boxed\s*\{")
 # TeX boxes one token, `\boxed 42` only the 4; what is meant is the number, or the command with its groups.
 _BRACELESS = re.compile(
-    r"\\boxed\s*([+-]?[0-9](?:[0-9.,/]*[0-9])?|\\[dtc]?frac\s*[0-9]\s*[0-9]|\\[A-Za-z]+(?:\s*\{[^{}]{0,200}\}){0,2}"
+    r"\\boxed\s*([+-]?(?:[0-9](?:[0-9.,/]*[0-9])?|\.[0-9]+)(?:\s?\\?%)?|\\[dtc]?frac\s*[0-9]\s*[0-9]|\\[A-Za-z]+(?:\s*\{[^{}]{0,200}\}){0,2}"
     r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z]))"
+)
+# Where more follows, `\boxed 5 / 6` or `\boxed 5x`, nobody knows where the answer ends.
+_MORE = re.compile(
+    r"[A-Za-z0-9^_!({]|-(?=[0-9A-Za-z(\\])|[ \t]*(?:[+/=](?=\s?[0-9A-Za-z(\\])|\*(?!\*)|[<>](?=\s?[0-9]))"
+    r"|[ \t]+(?:-\s?(?=[0-9\\])|[!^_](?=\S))"
+    r"|[ \t]*\\(?!(?:text|mbox|mathrm|q?quad|boxed|end|right|(?:black)?square|qed|hfill|hspace|tag)(?![A-Za-z]))"
+    r"[A-Za-z]"
 )
 _NOTHING = re.compile(r"(?:[\s~$.]|\\[,;:! ]|\\(?:text|mbox|mathrm)\s*\{\s*\})*")
 
@@ -23,7 +30,7 @@ def extract_answer(text: str) -> str | None:
     r"""Return what the last box of `text` that is not empty holds: ``\boxed{7}``, ``\boxed 7``.
 
     Returns:
-        The content without outer whitespace; None if there is no such box, if the last one is not closed, or if it
+        The content without outer whitespace; None if there is no such box, if the last one has no clear end, or if it
         holds more than `MAX_ANSWER_CHARS` characters; "" if all boxes are empty.
     """
     found = None
@@ -40,11 +47,11 @@ def extract_answer(text: str) -> str | None:
 
 
 def _content(text: str, place: int) -> str | None:
-    """What the box at `place` holds; "" if nothing follows that could be boxed, None if it is not closed in time."""
+    """What the box at `place` holds; "" if nothing follows that could be boxed, None if its end is not to be found."""
     opening = _OPENING.match(text, place)
     if opening is None:
         token = _BRACELESS.match(text, place)
-        return token[1] if token else ""
+        return "" if token is None else None if _MORE.match(text, token.end()) else token[1]
     inside = text[opening.end() : opening.end() + MAX_ANSWER_CHARS + 1]
     end = closing_brace(inside, 0)
     return None if end is None else inside[:end]

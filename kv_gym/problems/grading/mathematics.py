@@ -20,6 +20,7 @@ from sympy.core.relational import Relational
 
 DIGITS, MOST_DIGITS = 50, 400  # at math-verify's 15, pi*10^-20 and 2*pi*10^-20 count as equal
 CLOSE, CLOSEST = sympy.Rational(1, 10**40), sympy.Rational(1, 10**350)
+NOWHERE = sympy.S.EmptySet
 ENOUGH = 3  # points at which formulas must be known to be equal
 # Values of variables: of both signs, no integers; the far ones tell |x - 100| from 100 - x. Further
 # out, sympy's `evalf` of cot(x) has less digits than it was asked for.
@@ -31,6 +32,13 @@ class Several:
     """Answers without brackets, as in ``1, 2``: their order matters only where the other side has one."""
 
     items: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Chained:
+    """The relations of ``1 < x < 3``, which hold all."""
+
+    relations: tuple[Any, ...]
 
 
 def never_evaluate() -> None:
@@ -47,7 +55,10 @@ def _literal(text: str, *_: object, **__: object) -> Any:
 
 # No units: they include c, h, m, s and t, so that 2t would be 2.
 _NORMALIZATION = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="none")
-_DROPPED = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.|[\"']|\\prime(?![A-Za-z])")
+_DROPPED = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.|[\"']|\\prime(?![A-Za-z])|!!|\^ ?\{? ?(?:T|\\top)(?![A-Za-z])")
+_GROUP = r"\{(?:[^{}]|\{[^{}]*\})*\}"
+# x^2^3 is no TeX, and read as (x^2)^3; \frac123 is 1/2 times 3, but hardly meant.
+_UNCLEAR = re.compile(rf"\^ ?(?:{_GROUP}|[0-9A-Za-z]+) ?\^|\\frac ?{_GROUP} ?{_GROUP} ?[0-9]")
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 
 
@@ -61,8 +72,8 @@ def parse(text: str) -> Any:
     Raises:
         Exception: Of whatever class latex2sympy2 raises, where it understands no more.
     """
-    if _DROPPED.search(text):
-        raise ValueError("latex2sympy2 would drop a part of it")
+    if _DROPPED.search(text) or _UNCLEAR.search(text):
+        raise ValueError("latex2sympy2 would drop a part of it, or read it otherwise")
     found = latex2sympy(
         normalize_latex(text, _NORMALIZATION), is_real=True, normalization_config=None, conversion_config=_CONVERSION
     )
@@ -71,7 +82,7 @@ def parse(text: str) -> Any:
 
 def _evaluated(value: Any) -> Any:
     if isinstance(value, Chain):
-        return both(list(value._unsorted_args))
+        return Chained(tuple(map(_evaluated, value._unsorted_args)))
     if isinstance(value, Relational):
         return type(value)(*(_evaluated(side) for side in value.args), evaluate=False)
     imaginary = {symbol: sympy.I for symbol in value.free_symbols if symbol.name in ("i", "imath")}
@@ -166,18 +177,36 @@ def _same_matrices(answer: Any, gold: Any) -> bool:
 # --- Relations ---------------------------------------------------------------------------------------------------
 
 
+def variables(relations: Sequence[Any]) -> frozenset[str]:
+    """Names of the variables that relations are about; a set is about none."""
+    return frozenset(symbol.name for relation in relations for symbol in relation.free_symbols)
+
+
 def both(relations: Sequence[Any]) -> Any:
-    """Where all of them hold: a set, where they are about one variable; ``x<1, x>2`` is meant as either."""
-    if len(relations) == 1:
-        return relations[0]
-    sets = [_as_set(relation) for relation in relations]
-    met = sympy.Intersection(*sets)
-    return either(relations) if met is sympy.S.EmptySet else met
+    """Where all of them hold; they are about one variable."""
+    return relations[0] if len(relations) == 1 else sympy.Intersection(*map(_as_set, relations))
 
 
 def either(relations: Sequence[Any]) -> Any:
-    """Where one of them holds."""
+    """Where one of them holds; they are about one variable."""
     return relations[0] if len(relations) == 1 else sympy.Union(*map(_as_set, relations))
+
+
+def same_conditions(answer: Sequence[Any], gold: Sequence[Any]) -> bool:
+    """Whether relations that hold all are the same, those about one variable taken together: ``x>1, x<3, y>2``."""
+    return matched(_by_variable(answer), _by_variable(gold), _same_condition)
+
+
+def _by_variable(relations: Sequence[Any]) -> list[tuple[frozenset[str], Any]]:
+    groups: dict[frozenset[str], list[Any]] = {}
+    for relation in relations:
+        groups.setdefault(variables([relation]), []).append(relation)
+    merged = [(names, [both(group)] if len(names) == 1 else group) for names, group in groups.items()]
+    return [(names, relation) for names, group in merged for relation in group]
+
+
+def _same_condition(answer: tuple[frozenset[str], Any], gold: tuple[frozenset[str], Any]) -> bool:
+    return answer[0] == gold[0] and same(answer[1], gold[1])
 
 
 def _as_set(value: Any) -> Any:
@@ -211,6 +240,8 @@ def same_equations(sides: Sequence[str], gold_sides: Sequence[str]) -> bool:
     if len(sides) != 2 or len(gold_sides) != 2:
         return False
     left, right, gold_left, gold_right = map(parse, (*sides, *gold_sides))
+    if not (left - right).free_symbols:  # 1 = 2 says nothing that 3 = 4 could say, too
+        return False
     return _ratio(left - right, gold_left - gold_right) is not None
 
 

@@ -2,6 +2,7 @@ r"""Numbers as people and LLMs write them: read the plain ones exactly, spell th
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 
@@ -14,7 +15,7 @@ def plain_number(text: str) -> Fraction | None:
     r"""Read ``042``, ``-0.5``, ``1/2``, ``\frac{1}{2}``, ``1 1/2`` or ``50\%``; None for anything else."""
     if len(text) <= 18 and text.isascii() and text.isdigit():  # most answers; the rest is ten times as slow
         return Fraction(int(text))
-    match = _PLAIN.fullmatch(_PLAIN_FRAC.sub(r" \1/\2", text).strip())
+    match = _PLAIN.fullmatch(_PLAIN_FRAC.sub(r" \1/\2 ", text).strip())
     if match is None:
         return None
     sign, whole, top, bottom, percent = match.groups()
@@ -49,7 +50,8 @@ def spell_repeating(text: str) -> str:
 _SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9.}\\])([0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE]([+-]?[0-9]{1,4})(?![0-9A-Za-z.^_])")
 _LARGE = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _LARGE_WORD = re.compile(
-    rf"(?<=[0-9}}]) ?(?:\\(?:text|mbox|mathrm) ?\{{ ?)?({'|'.join(_LARGE)})(?![A-Za-z])(?: ?\}}| ([A-Za-z ]*\}}))?"
+    r"(?<=[0-9}]) ?(?:\\(?:text|mbox|mathrm) ?\{ ?)?"
+    rf"((?i:{'|'.join(_LARGE)}))s?(?![A-Za-z])(?: ?\}}| ([A-Za-z ]*\}}))?"
 )
 
 
@@ -59,23 +61,55 @@ def spell_powers_of_ten(text: str) -> str:
 
     def power(match: re.Match[str]) -> str:
         rest = rf"\text{{ {match[2]}" if match[2] else ""  # a unit in the same group
-        return rf"\cdot 10^{{{_LARGE[match[1]]}}}{rest}"
+        return rf"\cdot 10^{{{_LARGE[match[1].casefold()]}}}{rest}"
 
     return _LARGE_WORD.sub(power, text)
 
 
-_GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
-_SPACED = re.compile(r"[+-]?[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]+)?")
+_GROUPED = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9]|,[0-9])")
+# A leading zero is no group: 0,125 is a decimal comma or two numbers.
+_SPACED = re.compile(r"[+-]?[1-9][0-9]{0,2}(?: [0-9]{3})+(?:\.[0-9]+)?")
+
+
+def without_commas(text: str) -> str:
+    """``1,234`` as ``1234``; other commas stay."""
+    return _GROUPED.sub(lambda match: match[0].replace(",", ""), text)
 
 
 def without_thousands(text: str) -> str:
     """Read ``1,234`` as one number, also inside a list; ``1 234`` only where nothing else is there."""
-    text = _GROUPED.sub(lambda match: match[0].replace(",", ""), text)
+    text = without_commas(text)
     return text.replace(" ", "") if _SPACED.fullmatch(text) else text
 
 
-_BASED = re.compile(r"([0-9A-Za-z]{1,60}) ?_ ?(?:\{ ?(?:\\text ?\{ ?)?([0-9]{1,2}|[a-z]+) ?\}{1,2}|([0-9]))")
+_DOUBLE_FACTORIAL = re.compile(r"(?<![0-9A-Za-z.,)}!])([0-9]{1,2})!!(?!!)")
+
+
+def spell_double_factorials(text: str) -> str:
+    """``5!!`` as 5 * 3 * 1 = ``15``; it is not the factorial of a factorial."""
+    return _DOUBLE_FACTORIAL.sub(lambda match: str(math.prod(range(int(match[1]), 0, -2))), text)
+
+
 _SMALL = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_NUMERALS = ("zero", "one", *_SMALL, "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_NUMERAL = re.compile(
+    rf"(?:\\(?:text|mbox|mathrm|textbf) ?\{{ ?)?(?:({'|'.join(_TENS)})[- ]?)?((?<!y)(?<!y[- ])(?:{'|'.join(_NUMERALS)})"
+    rf"|(?:{'|'.join(_NUMERALS[1:10])}))?(?: ?\}})?",
+    re.IGNORECASE,
+)
+
+
+def spell_numerals(text: str) -> str:
+    r"""``five``, ``\text{Twenty-one}`` as digits, where nothing else is there."""
+    match = _NUMERAL.fullmatch(text)
+    if match is None or not (match[1] or match[2]):
+        return text
+    tens = 10 * _TENS.index(match[1].casefold()) + 20 if match[1] else 0
+    return str(tens + (_NUMERALS.index(match[2].casefold()) if match[2] else 0))
+
+
+_BASED = re.compile(r"([0-9A-Za-z]{1,60}) ?_ ?(?:\{ ?(?:\\text ?\{ ?)?([0-9]{1,2}|[a-z]+) ?\}{1,2}|([0-9]))")
 _BASES = {name: base for base, name in enumerate(_SMALL, start=2)} | {"sixteen": 16}
 
 

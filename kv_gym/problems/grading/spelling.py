@@ -10,7 +10,12 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from kv_gym.problems.grading.numbers import spell_powers_of_ten, spell_repeating
+from kv_gym.problems.grading.numbers import (
+    spell_double_factorials,
+    spell_numerals,
+    spell_powers_of_ten,
+    spell_repeating,
+)
 
 _SYMBOLS = {
     "√": r"\sqrt ", "∛": r"\sqrt[3] ", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ ", "º": r"^\circ ", "±": r"\pm ",
@@ -72,6 +77,10 @@ _WRAPPER = (
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|exp|gcd|lcm|max|min|det"
 _DEGREE = r"\^ ?(?:\{ ?\\(?:circ|degree) ?\}|\\(?:circ|degree)(?![A-Za-z]))|\\(?:degree|textdegree)(?![A-Za-z])"
 
+# What a command takes as its argument without braces, as in \frac\pi2, and one in braces.
+_TOKEN = rf"\\sqrt ?(?:\{{[^{{}}]*\}}|[0-9A-Za-z])|\\(?:pi|{'|'.join(_GREEK)})(?![A-Za-z])|[0-9A-Za-z]"
+_GROUP = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
+
 # In this order.
 _SPELLINGS = [
     (re.compile(r"\\(?:displaystyle|textstyle|limits|nolimits|[bB]ig{1,2}[lrm]?|[lrm]?(?:left|right)(?![A-Za-z])\.?)"
@@ -88,13 +97,13 @@ _SPELLINGS = [
     (re.compile(r"^(?:\*\*)+|(?:\*\*)+$|^ ?\\[(\[] ?|\\[)\]] ?$"), ""),  # Markdown, math delimiters
     (re.compile(r"(?<!\\)\$(?=[^0-9.]|$)|^\$(?=[^$]*\$$)|(?<!\\)\$$"), ""),  # $...$; $18 are dollars
     (re.compile(r"^ | ?(?<!\.)[.,;]? ?$"), ""),
+    (re.compile(r"(?<![0-9.,])0\{,\}(?=[0-9])"), "0."),  # no thousands
     (re.compile(r"(?<=[0-9])\{,\}(?=[0-9]{3}(?![0-9]))"), ","),
     (re.compile(r"(?<=[0-9])\{,\}(?=[0-9])"), "."),  # the decimal comma
     (re.compile(r"\{,\}"), ","),
-    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\\frac ?([0-9]) ?([0-9])"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\frac ?([0-9]) ?(?=\{)"), r"\\frac{\1}"),
-    (re.compile(r"(\\frac ?\{[^{}]*\}) ?([0-9])"), r"\1{\2}"),
+    (re.compile(r"\\[dtc](frac|binom)(?![A-Za-z])"), r"\\\1"),
+    (re.compile(rf"\\(frac|binom)(?![A-Za-z]) ?({_TOKEN})"), r"\\\1{\2}"),
+    (re.compile(rf"(\\(?:frac|binom) ?{_GROUP}) ?({_TOKEN})"), r"\1{\2}"),
     (re.compile(rf"(?<![A-Za-z\\{{])(pi|sqrt|infty|{_FUNCTIONS})(?![A-Za-z])"), r"\\\1"),
     (re.compile(r"\\sqrt ?\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"\\sqrt ?(\[[^][]*\])? ?([0-9]+|[A-Za-z](?![A-Za-z]))"), r"\\sqrt\1{\2}"),
@@ -104,6 +113,10 @@ _SPELLINGS = [
     (re.compile(rf"^{_WRAPPER} ?\{{ ?([+-]?[0-9][0-9.,/]*)( ?[A-Za-z][^{{}}]*)\}}$"), r"\1\\text{\2}"),  # \text{5 cm}
     (re.compile(r"(?<=[0-9A-Za-z)}])\*\*(?=[0-9A-Za-z({-])"), "^"),
     (re.compile(r"([_^]) ?([0-9])(?= )"), r"\1{\2}"),  # \log_2 8
+    (re.compile(r"\^ ?- ?([0-9]+|[A-Za-z])"), r"^{-\1}"),  # 10^-3
+    (re.compile(r"(?<![0-9A-Za-z.\\_^{])([0-9]+(?:\.[0-9]+)?) ?(?=\( ?(?:\\frac|[0-9]+ ?/))"), r"\1\\cdot "),  # 2(1/2)
+    (re.compile(r"\\langle(?![A-Za-z]) ?"), "("),
+    (re.compile(r" ?\\rangle(?![A-Za-z])"), ")"),
     (re.compile(r";"), ","),
     (re.compile(r"\\(?:varnothing|O)(?![A-Za-z])|\\\{ ?\\\}"), r"\\emptyset "),
     (re.compile(r"\\(?:leqslant|leqq|leq)(?![A-Za-z])|<=|=<"), r"\\le "),
@@ -113,8 +126,8 @@ _SPELLINGS = [
     (re.compile(r"\\ne(?![A-Za-z])|!="), r"\\neq "),
     (re.compile(r"\\backslash(?![A-Za-z])|(?<=\}) ?- ?(?=\\\{)"), r"\\setminus "),
     (re.compile(r"\\lg(?![A-Za-z])"), r"\\log_{10} "),
-    (re.compile(r" ?(?<!\\)%| ?\\%| ?(?<=[0-9}]) ?(?:percent|pct)(?![A-Za-z])"
-                rf"| ?(?<=[0-9}}]) ?{_WRAPPER} ?\{{ ?(?:percent|\\?%) ?\}}"), r"\\%"),
+    (re.compile(r" ?(?<!\\)%| ?\\%| ?(?<=[0-9}]) ?(?i:per ?cent|percents|pct)(?![A-Za-z])"
+                rf"| ?(?<=[0-9}}]) ?{_WRAPPER} ?\{{ ?(?:(?i:per ?cents?)|\\?%) ?\}}"), r"\\%"),
     (re.compile(rf" ?(?:,? ?{_WRAPPER} ?\{{ ?,? ?or ?\}}|,? ?(?<![A-Za-z\\])or(?![A-Za-z])|\\vee(?![A-Za-z])) ?"),
      r" \\lor "),
     (re.compile(rf" ?(?:,? ?{_WRAPPER} ?\{{ ?,? ?(?:and|&) ?\}}|,? ?(?<![A-Za-z\\])and(?![A-Za-z])"
@@ -136,10 +149,10 @@ def tidy(text: str) -> str:
         text = pattern.sub(replacement, text)
     if not re.fullmatch(rf"(?:{_WRAPPER} ?\{{[^{{}}]*\}} ?)+", text):  # \mathrm{e}^x is e^x; \text{B} alone is a word
         text = _INNER_LETTER.sub(_letter, text)
-    text = spell_powers_of_ten(spell_repeating(text))
+    text = spell_powers_of_ten(spell_repeating(spell_double_factorials(text)))
     if _TRIGONOMETRIC.search(text):
         text = _ANGLE.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
-    return _unwrapped(text)
+    return spell_numerals(_unwrapped(text))
 
 
 def _letter(match: re.Match[str]) -> str:

@@ -65,6 +65,14 @@ def test_an_answer_is_found_under_its_name(kind: str) -> None:
     assert read({**Q, name: value}).answer == "2"
 
 
+@pytest.mark.parametrize(("behind", "gold"), [
+    ("1,234", "1234"), ("1,234,567", "1234567"), ("-1,234.5", "-1234.5"), ("(1,2)", "(1,2)"), ("1,2", "1,2"),
+    ("3, 5", "3, 5"), ("0,125", "0,125"), ("12,34", "12,34"),
+])  # fmt: skip
+def test_behind_a_mark_only_thousands_lose_their_commas(behind: str, gold: str) -> None:
+    assert read(Q | {"answer": f"So it is.\n#### {behind}"}).answer == gold
+
+
 TRACES: dict[str, tuple[str, Any, str]] = {
     "trace": ("trace", "<think>One", "<think>One"),
     "reasoning": ("reasoning", "One more.", "One more."),

@@ -394,6 +394,116 @@ x=\frac{-1\pm\sqrt{5}}{2} | \frac{-1+\sqrt5}{2},\frac{-1-\sqrt5}{2}
 \sqrt{2}x + y = 1 | 2x + \sqrt{2}y = \sqrt{2}
 2^{100000} | 4^{50000}
 |x-20| | |20-x|
+# conditions on several variables
+x<1 and x>2 | \emptyset
+x<1, x>2 | x<1 or x>2
+x>1,y>2 | y>2,x>1
+x>1 and y>2 | 2<y, 1<x
+x>1, x<3, y>2 | y>2, 1<x<3
+x<y<z | z>y>x
+x\in(1,3) | 1<x<3
+x<1 or y<2 | y<2 or x<1
+1<x<3 | x>1 and x<3
+# words behind a number that are units, and that are not
+5 per cent | 0.05
+5\text{ per cent} | 5\%
+5 Percent | 0.05
+5 Million | 5000000
+5 millions | 5000000
+5\text{ Million} | 5,000,000
+5 red apples | 5
+5 slices of pizza | 5
+12 people | 12
+5 apples left | 5
+5\text{ apples per day} | 5
+5 Km | 5000\text{ m}
+5\text{ L} | 5000\text{ mL}
+5 Hours | 5
+1\text{ kg} | 1000\text{ g}
+8 \text{ p.m.} | 8
+8 \text{ PM} | 8
+12 ways | 12
+5 \text{ gallon} | 5 \text{ gallons}
+3 months | 3
+# letters, ratios, times and what an equation names
+xy | yx
+xyz | zyx
+mn | nm
+2ab | 2ba
+a \cdot b | ba
+no | no
+6:4:2 | 3:2:1
+10:15 | 2:3
+3:2 | 1.5
+\sqrt{2}:1 | 2:\sqrt{2}
+1:2:3 | 2 : 4 : 6
+2026-11-27 | 2026-11-27
+x = 3:30 | 3:30
+y=3, x=5 | x=5,y=3
+y=3, x=5 | (5,3)
+(r,\theta) = (2,\pi) | (2,\pi)
+(x_1,x_2) = (1,2) | (1,2)
+\angle ABC = 30 | 30
+m\angle A = 30^\circ | 30
+AB = 5 | 5
+\overline{AB} = 5 | 5
+\text{Area} = 5 | 5
+\text{Area of } ABC = 5 | 5
+P(A \cup B) = \frac12 | 0.5
+P(2) = 5 | 5
+f^{-1}(x) = 2x | 2x
+\lambda_1 = 5 | 5
+\theta = 5 | 5
+\mathbf{v} = (1,2) | (1,2)
+S_{10} = 55 | 55
+Area = 5 | 5
+(5) | 5
+x = 1/3 \approx 0.333 | \frac13
+~5 | 5
+x y | yx
+Total number of ways = 5 | 5
+x=1/2 | \frac12
+# products, factorials, powers, arguments without braces and numerals
+2(1/2) | 1
+2\left(\frac12\right) | 1
+3(\frac23) | 2
+2\frac12 | 2.5
+\log_{2}(1/2) | -1
+\log_2(1/2) | -1
+0{,}125 | 0.125
+5!! | 15
+6!! | 48
+2^{3^2} | 512
+\frac\pi2 | \pi/2
+\frac1\pi | 1/\pi
+\frac\alpha\beta | \alpha/\beta
+\frac\sqrt32 | \frac{\sqrt3}{2}
+\frac{\sqrt3}\pi | \sqrt{3}/\pi
+\frac x2 | x/2
+\frac xy | x/y
+\frac12\pi | \pi/2
+\sin\frac\pi6 | 0.5
+\frac{x^{2}}2 | x^2/2
+\binom52 | 10
+\binom n2 | \frac{n(n-1)}{2}
+\dbinom{5}{2} | 10
+2^-1 | 0.5
+10^-3 | 0.001
+x^-1 | 1/x
+\langle1,2\rangle | (1,2)
+\left\langle 1,2 \right\rangle | (1,2)
+five | 5
+\text{five} | 5
+Five | 5
+twenty-one | 21
+\text{Twelve} | 12
+zero | 0
+thirty | 30
+\text{no real solutions} | no solution
+# transposed matrices
+5 square units | 5
+5\text{ units}^2 | 5\text{ square units}
+A^T | A^T
 """
 
 UNSEEN = [
@@ -642,6 +752,148 @@ N | n
 0.1(6) | 1/6
 \sqrt{2}x = 1 | 2x = \sqrt{3}
 2^{100000} | 2^{100001}
+# conditions on several variables
+x>1,y>2 | y>1,x>2
+x>1, y<2 | (1,2)
+x>0 and y>0 | x>0
+1<x<3 | 1<y<3
+x<1 or y<2 | (-\infty,2)
+x<1 or y<2 | y<1 or x<2
+x<1 and x>2 | (-\infty,1)\cup(2,\infty)
+x<1 and x>2 | x<1 or x>2
+3<x<1 | x<1 or x>3
+x<y<z | x<z<y
+y\in(1,3) | 1<x<3
+x>1, y>2 | x>1
+x>0, y>0 | x>0 or y>0
+1=2 | 3=4
+# words behind a number that are units, and that are not
+5 Million | 5
+5 MILLION | 5
+5 millions | 5
+5 thousands | 5
+5\text{ millions} | 5
+2 Dozen | 2
+3 quarters | 3
+1 quarter | 1
+5 sixths | 5
+3 eighths | 3
+2 twentieths | 2
+5 millionths | 5
+5 lakh | 5
+5 lakhs | 5
+5 crore | 5
+3 zillion | 3
+3 score | 3
+3 gross | 3
+3 trios | 3
+5 double | 5
+5 twice | 5
+5\text{ M} | 5
+5\text{K} | 5
+5\text{k} | 5
+5\text{B} | 5
+5\text{ bn} | 5
+5\text{ mil} | 5
+5 negative | 5
+5 factorial | 5
+5\text{ factorials} | 5
+5 incorrect | 5
+5 undefined | 5
+5 unknown | 5
+5 infinity | 5
+5 modulo | 5
+5 below zero | 5
+5 wrong | 5
+5\text{ (wrong)} | 5
+5\text{ (incorrect)} | 5
+5\text{ below} | 5
+5 remainder | 5
+5 loss | 5
+4 July | 4
+5 mm | 5 Mm
+5\text{ mm} | 5\text{ Mm}
+# letters, ratios, times and what an equation names
+no | on
+silent | listen
+left | felt
+c a b | a b c
+cat | act
+ab | ba
+my | ym
+try | tyr
+3:30 | 2:20
+0:15 | 0:30
+3:30 | 0.1
+12:30 | 0.4
+1:2:3 | 1:3:2
+1:2:3 | 1:6
+2:3:4 | 1/6
+6:4:2 | 3:2
+0:0 | 1:2
+0:1:2 | 0:2:1
+2026-11-27 | 1988
+555-1234 | -679
+212-555-1234 | -1577
+11/27/2026 | \frac{11}{54702}
+1:1:1 | 1
+-x=3 | 3
+|x|=3 | 3
+\sqrt{x}=3 | 3
+\log_2 x = 3 | 3
+\ln x = 3 | 3
+a-b=3 | 3
+a+b=3 | 3
+ab=6 | 6
+xy=6 | 6
+x^2=3 | 3
+\frac{x}{y}=2 | 2
+\sin x = 1 | 1
+\cos\theta=1 | 1
+3 = -x | 3
+x(x+1)=6 | 6
+(y,x)=(1,2) | (1,2)
+(2,1)=(y,x) | (2,1)
+y=3, x=5 | (3,5)
+(y,x)=(1,2) | (x,y)=(1,2)
+5 | 2 3
+3 | 1 1 1
+[5] | 5
+[5] | (5)
+x\approx 5 | 5
+x≈5 | 5
+\approx 5 | 5
+\sqrt2 \approx 1.414 | 1.414
+abcd=24 | 24
+# products, factorials, powers, arguments without braces and numerals
+2(1/2) | 2.5
+2\left(\frac12\right) | 2.5
+3(\frac23) | 3\frac23
+-2(1/2) | -2.5
+3 (2/3) | \frac{11}{3}
+0,001 | 1
+0,125 | 125
+0{,}125 | 125
+0 125 | 125
+5!! | 120!
+6!! | 720!
+n!! | (n!)!
+2^3^2 | 64
+x^2^3 | x^6
+x^{2}^{3} | x^6
+\frac\pi2 | \frac2\pi
+\frac123 | \frac{1}{23}
+\langle1,2\rangle | (2,1)
+five | 4
+twenty-one | 20
+sixty | 6
+\text{no solution} | \text{one solution}
+# more on fractions
+\frac123 | \frac32
+# transposed matrices
+x^T | x
+A^{T} | A
+A^\top | A
 """
 
 ONE_WAY = [  # answer, gold, whether it is right
@@ -657,6 +909,27 @@ ONE_WAY = [  # answer, gold, whether it is right
     (r"\textbf{(B)}\ 5", "B", True),
     ("B", "(B) 5", False),
     (r"(A) \cdot 5", "A", False),
+    ("Answer: A", "A", True),
+    ("Choice (A)", "A", True),
+    ("Option A", "A", True),
+    ("A", "Option A", True),
+    ("Option B", "A", False),
+    ("Option A", "Option B", False),
+    ("D)", "D", True),
+    ("B. 12", "B", True),
+    ("B. 12", "C", False),
+    ("B. 12 or C. 13", "B", False),
+    ("C: 12", "C", True),
+    ("(B): 12", "B", True),
+    ("A) or B", "A", False),
+    ("(A)(B)", "A", False),
+    ("(A) 5 (B) 6", "A", False),
+    ("B. 12 C. 13", "B", False),
+    ("Apple", "A", False),
+    ("C", r"\textbf{(C)}\ 12", True),
+    ("(C)", r"\textbf{(C)}\ 12", True),
+    ("B", r"\textbf{(C)}\ 12", False),
+    ("12", r"\textbf{(C)}\ 12", False),
     ("x=4", "4", True),
     ("x = 14 = 4", "4", False),
     ("x = 8/2 = 4", "4", True),

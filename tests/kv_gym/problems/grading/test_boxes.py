@@ -26,6 +26,26 @@ from kv_gym.problems.grading.worker import WORKER
 
 # --- Extracting
 
+# What follows a box without braces and belongs to the answer; where that ends, nobody knows.
+MORE = [
+    " / 6",
+    "/x",
+    "!",
+    "+6",
+    " + 6",
+    "-6",
+    " - 6",
+    "x",
+    "^2",
+    " ^2",
+    "*6",
+    " = x",
+    r"\cdot 6",
+    r" \sqrt 2",
+    "(6)",
+    "_6",
+]
+
 
 @pytest.mark.parametrize(
     ("text", "answer"),
@@ -41,7 +61,22 @@ from kv_gym.problems.grading.worker import WORKER
         (r"so \boxed -42.", "-42"),
         (r"\boxed42", "42"),
         (r"\boxed 1,234 in all", "1,234"),
+        (r"\boxed .5", ".5"),
+        (r"so \boxed{3}, no: \boxed 50\% of it", r"50\%"),
+        (r"$\boxed 7$ it is", "7"),
+        (r"\[\boxed 7\] it is", "7"),
+        (r"\(\boxed 7\)", "7"),
+        (r"\boxed 7\text{ cm}", "7"),
+        (r"\boxed 7</think>", "7"),
+        (r"**\boxed 7**", "7"),
+        ("\\boxed 7\nHence", "7"),
+        ("\\boxed 7\n- 5 is not", "7"),
+        (r"\boxed 7 \blacksquare", "7"),
+        (r"\boxed 7 - that is all", "7"),
         (r"\boxed x", "x"),
+        *((rf"\boxed{{5}}, or \boxed 5{more}", None) for more in MORE),
+        (r"\boxed x+1", None),
+        (r"\boxed\frac{1}{2}x", None),
         (r"\boxed\frac{1}{2}", r"\frac{1}{2}"),
         (r"\boxed\frac12", r"\frac12"),
         (r"\boxed\text{(A)} it is", r"\text{(A)}"),
@@ -85,6 +120,7 @@ def test_extract_answer_refuses_a_long_box() -> None:
         ("1 1/2", Fraction(3, 2)),
         (r"-1\frac{1}{2}", Fraction(-3, 2)),
         (r"50\%", Fraction(1, 2)),
+        (r"\frac{1}{2}3", None),
         ("1/0", None),
         ("10 4", None),
         ("1 -1/2", None),
