@@ -22,6 +22,7 @@ SHOWN_CHARS = 600  # of each text of the first problem
 SHOWN_WRONG = 20  # rows that cannot be read; the others are counted
 MEASURED = 1000  # problems whose texts are turned into tokens
 WITH_TRACES = "KVEvict-Traces-v0"
+FIELDS = ("problem", "answer", "trace", "passed over", "not used")
 
 
 def problems(
@@ -74,7 +75,7 @@ def _facts(file: Path, survey: Survey) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "file": str(file), "unit": survey.unit, "rows": survey.n_rows,
         "problems": {split: len(found) for split, found in survey.problems.items()},
-        "fields": {what: dict(survey.columns.get(what, {})) for what in ("problem", "answer", "trace", "passed over")},
+        "fields": {what: dict(survey.columns.get(what, {})) for what in FIELDS},
         "left_out": [_reason(reason, numbers) for reason, numbers in survey.left_out.items()],
         "wrong": [{"number": number, "message": message} for number, message in survey.wrong[:SHOWN_WRONG]],
         "n_wrong": len(survey.wrong),
@@ -201,6 +202,7 @@ def _meaning(what: str) -> str:
     told = {
         "trace elsewhere": f"trace, where one is needed ({WITH_TRACES})",
         "passed over": "nothing: comes later among answers",
+        "not used": "nothing: not read",
     }
     return told.get(what, what)
 

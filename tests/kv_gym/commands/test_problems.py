@@ -47,7 +47,7 @@ def test_fields_are_counted_and_told(run: Run) -> None:
     found = facts(run, ROWS)
     assert found["fields"] == {
         "problem": {"Question": 3, "prompt": 1}, "answer": {"answer": 3}, "trace": {},
-        "passed over": {"ground_truth": 1}, "trace elsewhere": {"generation": 1},
+        "passed over": {"ground_truth": 1}, "trace elsewhere": {"generation": 1}, "not used": {},
     }  # fmt: skip
     assert (found["rows"], found["problems"], found["code"]) == (4, {"test": 2}, 0)
     assert [(one["reason"].split()[0], one["rows"], one["first"]) for one in found["left_out"]] == [
@@ -57,6 +57,17 @@ def test_fields_are_counted_and_told(run: Run) -> None:
     assert code == 0 and "trace, where one is needed (KVEvict-Traces-v0) generation 1" in " ".join(out.split())
     assert "The first, line 1: mine/0 (all)" in out and "problem: 1 + 1?" in out and "answer: 2" in out
     assert "first lines" in out and "Tokens of tiny, of the first 2 problems; its tokenizer does not know" in err
+
+
+def test_columns_that_nothing_is_read_from_are_told(run: Run) -> None:
+    row = {"problem": "1 + 1?", "question": "What is 1 + 1?", "input": "", "answer": "2", "hint": "one more", "id": 1}
+    assert facts(run, [row, row | {"id": 2, "extra": None}])["fields"]["not used"] == {
+        "question": 2, "hint": 2, "extra": 1,
+    }  # fmt: skip
+    _, out, _ = run([row])
+    assert "nothing: not read hint 1" in " ".join(out.split())
+    many = facts(run, [{"problem": "p", "answer": "1", **{f"c{i}": i for i in range(500)}}])
+    assert len(many["fields"]["not used"]) == 50
 
 
 def test_control_characters_do_not_reach_the_terminal(run: Run) -> None:
