@@ -197,7 +197,8 @@ def _refuse_choices(fields: Fields, question: str, answer: Found) -> None:
         if (by_place or number) and not all(choice in question for choice in choices):
             raise ProblemFileError(
                 f"{answer.column} is {answer.text[:40]!r}, a place in {column}, which the question does not show. "
-                "Write the choices into the question with their letters and the letter as answer, or the text of the choice."
+                "Write the choices into the question with their letters and the letter as answer, or give the text of "
+                "the right one as answer."
             )
 
 
