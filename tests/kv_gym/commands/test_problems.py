@@ -113,6 +113,25 @@ def test_an_environment_says_what_it_cannot_play(run: Run) -> None:
     ]
 
 
+def test_a_file_of_which_an_environment_plays_nothing_exits_with_2(run: Run) -> None:
+    row = {"problem": "1 + 1?", "answer": "2", "trace": "1+1=2"}
+    code, out, err = run([row], "--env", "KVEvict-Traces-v0", "--model", "tiny")
+    assert code == 2 and "left out" in out and "KVEvict-Traces-v0 plays none of these problems" in " ".join(err.split())
+    code, _, err = run([row], "--env", "KVEvict-AIME-v0")
+    assert code == 2 and "plays none" in " ".join(err.split())
+    plain = {"problem": "1 + 1?", "answer": "2"}
+    found = facts(run, [row, plain], "--env", "KVEvict-AIME-v0", "--set=max_prompt_tokens=90")
+    assert (found["playable"], found["code"]) == (1, 0)
+    code, _, err = run([plain], "--env", "KVEvict-AIME-v0", "--set=max_prompt_tokens=8")
+    assert code == 2 and "plays none" in " ".join(err.split())
+
+
+def test_lengths_are_of_what_the_environment_asks(run: Run) -> None:
+    row = {"problem": "1 + 1?", "answer": "2"}
+    found = facts(run, [row], "--env", "KVEvict-AIME-v0", "--set=instruction=''")
+    assert found["tokens"]["prompt"]["max"] < 12 < facts(run, [row])["tokens"]["prompt"]["max"]
+
+
 def test_what_is_said_to_be_too_short_is_what_the_benchmark_leaves_out(run: Run, random_model: Path) -> None:
     """The command's arithmetic is that of the engine, at the edge."""
     from kv_gym.bench.plan import prepare
