@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kv_gym.commands.console import console, say
+from kv_gym.errors import ConfigError
 
 if TYPE_CHECKING:
     from kv_gym.llm.check import Truth
+
+MOST_TOKENS = 8192  # eager attention of 32 heads takes 8 GiB for so many
 
 models_app = typer.Typer(help="Frozen LLMs: list what was measured, or check one of your own.")
 
@@ -55,6 +58,11 @@ def check(
     float32 shows most: rounding in shorter types can hide small mistakes. Every model is checked like this in its own
     type when it is first loaded; here a longer text is read too.
     """
+    if tokens > MOST_TOKENS:
+        raise ConfigError(
+            f"--tokens {tokens}: at most {MOST_TOKENS:,} are read, because the attention that they are compared with "
+            "takes memory by the square of them. A shorter text shows the same."
+        )
     from kv_gym.llm.check import check_truths, missing_parts
     from kv_gym.llm.loading import load_llm
     from kv_gym.llm.proofs import UnprovenModelError

@@ -22,6 +22,8 @@ SHOWN_CHARS = 600  # of each text of the first problem
 SHOWN_WRONG = 20  # rows that cannot be read; the others are counted
 MEASURED = 1000  # problems whose texts are turned into tokens
 WITH_TRACES = "KVEvict-Traces-v0"
+NOT_PLAYED = (": left out", ": refused in mode=generate")  # how reasons end for which a problem is not played
+FIELDS = ("problem", "answer", "trace", "passed over", "not used")
 
 
 def problems(
@@ -60,9 +62,12 @@ def problems(
     if survey.problems:
         facts |= _measured(survey, config, model or "tiny")
     print(json.dumps(facts, indent=1)) if as_json else _show(facts)
+    unplayed = survey.problems and facts["playable"] == 0
     if not survey.wrong and not survey.problems:
         say(none_left(survey))
-    if survey.wrong or not survey.problems:
+    if unplayed:
+        say(f"{env_id} plays none of these problems. Change its settings (--set), or give others.")
+    if survey.wrong or not survey.problems or unplayed:
         raise typer.Exit(2)
 
 
@@ -74,7 +79,7 @@ def _facts(file: Path, survey: Survey) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "file": str(file), "unit": survey.unit, "rows": survey.n_rows,
         "problems": {split: len(found) for split, found in survey.problems.items()},
-        "fields": {what: dict(survey.columns.get(what, {})) for what in ("problem", "answer", "trace", "passed over")},
+        "fields": {what: dict(survey.columns.get(what, {})) for what in FIELDS},
         "left_out": [_reason(reason, numbers) for reason, numbers in survey.left_out.items()],
         "wrong": [{"number": number, "message": message} for number, message in survey.wrong[:SHOWN_WRONG]],
         "n_wrong": len(survey.wrong),
@@ -111,23 +116,31 @@ def _cut(text: str) -> str:
 def _measured(survey: Survey, config: EnvConfig | None, model: str) -> dict[str, Any]:
     """Lengths in tokens of a model, and which problems an environment leaves out for them."""
     from kv_gym.llm.loading import load_llm
+    from kv_gym.llm.prompts import Chat
+    from kv_gym.problems.instructions import instructed
 
+    chat = Chat() if config is None else Chat.of(config)
+    instruction = None if config is None else config.instruction
     llm = load_llm(model) if config is None else load_llm(config.model, config.revision, config.dtype, config.device)
-    found = [one for split in survey.problems.values() for one in split][:MEASURED]
+    every = [one for split in survey.problems.values() for one in split]
+    found = [one if instruction is None else instructed(one, instruction) for one in every[:MEASURED]]
     prompts: list[int] = []
     traces: list[int] = []
     unfit: dict[str, list[int]] = {}
-    n_unknown = 0
+    n_unknown, playable = 0, len(every)
     for one in found:
-        prompt, trace = llm.encode_prompt(one.prompt), llm.encode(one.trace) if one.trace else []
+        prompt, trace = llm.encode_prompt(one.prompt, chat), llm.encode(one.trace) if one.trace else []
         n_unknown += sum(ids.count(llm.tokenizer.unk_token_id) for ids in (prompt, trace))
         prompts.append(len(prompt))
         traces += [len(trace)] if trace else []
-        for reason in _misfits(one, len(prompt), config, llm) if config is not None else ():
+        reasons = _misfits(one, len(prompt), config, llm) if config is not None else []
+        playable -= any(reason.endswith(NOT_PLAYED) for reason in reasons)
+        for reason in reasons:
             unfit.setdefault(reason, []).append(survey.numbers[one.id])
     tokens = {"model": llm.name, "measured": len(found), "unknown": n_unknown / max(1, sum(prompts) + sum(traces))}
     lengths = {name: _spread(values) for name, values in (("prompt", prompts), ("trace", traces)) if values}
-    return {"tokens": tokens | lengths, "unfit": [_reason(reason, numbers) for reason, numbers in unfit.items()]}
+    reasons_found = [_reason(reason, numbers) for reason, numbers in unfit.items()]
+    return {"tokens": tokens | lengths, "unfit": reasons_found, "playable": playable}
 
 
 def _misfits(one: Problem, n_prompt: int, config: EnvConfig, llm: FrozenLLM) -> list[str]:
@@ -201,6 +214,7 @@ def _meaning(what: str) -> str:
     told = {
         "trace elsewhere": f"trace, where one is needed ({WITH_TRACES})",
         "passed over": "nothing: comes later among answers",
+        "not used": "nothing: not read",
     }
     return told.get(what, what)
 

@@ -38,8 +38,7 @@ def report(
 
     With --lost and --against: which problems the one lost and the other solved, and the command that records both.
     """
-    if (lost is None) != (against is None):
-        raise ConfigError("--lost AGENT and --against AGENT go together.")
+    _check_options(lost, against, budget, {"--json": as_json, "--markdown": as_markdown, "--plot": plot is not None})
     from kv_gym.bench.report import build_report
 
     chosen, found, path = stored_rows(rows)
@@ -53,6 +52,25 @@ def report(
         print(markdown(summed))
         return
     show(summed, as_json, plot)
+
+
+def _check_options(lost: str | None, against: str | None, budget: list[int] | None, forms: dict[str, bool]) -> None:
+    """Refuse options that would change nothing beside the others.
+
+    Raises:
+        ConfigError: Says which.
+    """
+    given = [form for form, asked in forms.items() if asked]
+    if (lost is None) != (against is None):
+        raise ConfigError("--lost AGENT and --against AGENT go together.")
+    if lost is None and budget:
+        raise ConfigError("--budget chooses among the problems of --lost AGENT --against AGENT. Add those or drop it.")
+    if lost is not None and given:
+        raise ConfigError(f"--lost prints a list, for which there is no {', '.join(given)}. Drop one of them.")
+    if forms["--markdown"] and len(given) > 1:
+        raise ConfigError(
+            f"--markdown prints tables and nothing else, and {', '.join(given)} were given. Use one alone."
+        )
 
 
 def stored_rows(place: Path) -> tuple[list[EpisodeRow], Rows, Path]:
@@ -83,6 +101,13 @@ def _show_lost(
     from kv_gym.bench.lost import lost_episodes, record_command
     from kv_gym.bench.texts import answers
 
+    there = sorted({row.budget for row in rows if row.mode == "generate"})
+    gone = [budget for budget in budgets if budget not in there]
+    if gone:
+        raise ConfigError(
+            f"--budget {', '.join(map(str, gone))}: these rows have none in generate mode. There are "
+            f"{', '.join(map(str, there)) or 'no rows in that mode'}."
+        )
     found = lost_episodes(rows, loser, solver, budgets)
     if not found:
         say(f"{loser} lost nothing that {solver} solved.")

@@ -21,10 +21,10 @@ from kv_gym.llm.cache import FullCache, SlotCache
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.support import foreign_code
 
-ALLOWED = {torch.float32: 2e-5, torch.float16: 1.5e-2, torch.bfloat16: 5e-2}
+ALLOWED = {torch.float32: 5e-4, torch.float16: 1.5e-2, torch.bfloat16: 5e-2}
 """Largest difference that is rounding, of the largest logit or key. Measured on random models of all families: below
-1e-6, 7e-3 and 1e-2. Wrong positions, the usual bug, move keys by more than 0.5 in any dtype, and in float32 even the
-logits of models that hardly look at positions by 100 times as much."""
+1e-6, 7e-3 and 1e-2; in float32 up to 3e-4 on wide and deep ones with weights of 0.4, which add rounding up. Wrong
+positions, the usual bug, move keys by more than 0.5 in any dtype, and models of other attention are off by 0.4."""
 SHORT, LENGTH = 14, 56
 """Tokens of the texts that are read: when a model is first loaded, and by `kv-gym models check`."""
 
@@ -150,6 +150,7 @@ def check_truths(llm: FrozenLLM, length: int = LENGTH, long: int = 0) -> list[Tr
         raise UnsupportedModelError(f"{llm.name} is right for texts of {longest} tokens only, which is too short.")
     with foreign_code(type(llm.model).__name__, "it was compared with transformers' own attention"):
         try:
+            _check_numbers(llm)
             found = _short_texts(llm, longest // 7)
             return [*found, _long_text(llm, long)] if long else found
         finally:
@@ -160,6 +161,26 @@ def _texts(llm: FrozenLLM, n: int, length: int) -> Tensor:
     """Random texts, [N, T]."""
     generator = torch.Generator().manual_seed(1)
     return torch.randint(3, llm.n_vocabulary, (n, length), generator=generator).to(llm.shape.device)
+
+
+def _check_numbers(llm: FrozenLLM) -> None:
+    """Refuse a model that says nothing: of what is NaN or zero, nothing can be compared.
+
+    Raises:
+        UnsupportedModelError: Says which.
+    """
+    logits = _plain_run(llm, _texts(llm, 1, SHORT))
+    llm.model.set_attn_implementation(ATTENTION_NAME)
+    if not logits.isfinite().all():
+        raise UnsupportedModelError(
+            f"{llm.name} gives logits that are NaN or infinite: its weights are too large for {llm.shape.dtype}, or "
+            "damaged. Use a dtype with a larger range (bfloat16, float32), or other weights."
+        )
+    if not logits.any():
+        raise UnsupportedModelError(
+            f"{llm.name} gives logits that are all zero: its weights are empty, or too large for {llm.shape.dtype}. "
+            "Copy or download them again, or use a dtype with a larger range."
+        )
 
 
 def _short_texts(llm: FrozenLLM, every: int) -> list[Truth]:
@@ -213,7 +234,8 @@ def _truth(llm: FrozenLLM, claim: str, found: Tensor, wanted: Tensor) -> Truth:
 
     In shorter types it is the token at the third quartile, because there rounding sends some to other experts.
     """
-    each = (found.float() - wanted.float()).abs_().amax(-1).flatten() / wanted.float().abs().max()
+    largest = wanted.float().abs().max().clamp_min(torch.finfo(torch.float32).tiny)  # keys may be all zero
+    each = (found.float() - wanted.float()).abs_().amax(-1).flatten() / largest
     dtype = llm.shape.dtype
     gap = each.max() if dtype == torch.float32 else each.quantile(0.75)
     return Truth(claim, float(gap), ALLOWED[dtype])

@@ -19,6 +19,7 @@ from kv_gym.errors import ConfigError, UnsupportedModelError
 from kv_gym.llm.source import brief
 
 QUESTION = "kv-gym's question"  # stands for a question, to see where a template puts it
+SYSTEM = "kv-gym's system prompt"  # stands for a system prompt, to see whether a template has a place for it
 TODAY = date(2024, 7, 26)
 """What templates are told that today is (Llama's own default): the same question is the same prompt tomorrow."""
 
@@ -29,11 +30,27 @@ class Chat:
 
     Attributes:
         system_prompt: A turn before the question; "" for none of ours (the template may have its own).
-        template_kwargs: What the chat template is told besides, JSON values.
+        template_kwargs: What the chat template is told besides, JSON values by name.
+
+    Raises:
+        ConfigError: A name or value is no JSON, or a text has half a character.
     """
 
     system_prompt: str = ""
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        odd = [name for name in self.template_kwargs if not isinstance(name, str)]
+        if odd:
+            raise ConfigError(f"chat_template_kwargs has the name {odd[0]!r:.100}, which is no text. Names are texts.")
+        try:
+            told = json.dumps(dict(self.template_kwargs), ensure_ascii=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"chat_template_kwargs are no JSON values ({error!s:.200}). Give texts, numbers."
+            ) from error
+        check_whole(self.system_prompt, "system_prompt")
+        check_whole(told, "chat_template_kwargs")
 
     @classmethod
     def of(cls, config: EnvConfig) -> Chat:
@@ -62,18 +79,21 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, chat: Chat) -> 
     ids are those of transformers' `apply_chat_template`.
 
     Raises:
-        ConfigError: `chat` asks for what the template does not have, or the template fails.
+        ConfigError: `chat` asks for what the template does not have; the template fails, or leaves out the question or
+            the system prompt; or a text has half a character.
     """
+    check_whole(text, "a question")
     if tokenizer.chat_template is None:
         if chat:
             raise ConfigError(f"{chat}: the model has no chat template. Leave them out, or say it in `instruction`.")
         return list(tokenizer(text, split_special_tokens=True).input_ids)
-    prompt = render(tokenizer, text, chat)
+    prompt, marked = render(tokenizer, text, chat), render(tokenizer, QUESTION, chat)
+    _check_asked(tokenizer, text, prompt, marked, chat)
     if not tokenizer.is_fast:  # it does not say where in the text a token is
         _refuse_control(tokenizer, text)
         return list(tokenizer(prompt, add_special_tokens=False).input_ids)
     encoded = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-    where = _place(prompt, render(tokenizer, QUESTION, chat))
+    where = _place(prompt, marked)
     if where is None:
         _refuse_control(tokenizer, text)
         return list(encoded.input_ids)
@@ -88,8 +108,28 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str, chat: Chat) -> 
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of somebody's text, in which names of special tokens are text."""
+    """Token ids of somebody's text, in which names of special tokens are text.
+
+    Raises:
+        ConfigError: It has half a character.
+    """
+    check_whole(text, "a text")
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids)
+
+
+def check_whole(text: str, what: str) -> None:
+    """Refuse a text with half of a surrogate pair, which no tokenizer reads.
+
+    Raises:
+        ConfigError: Says where.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ord(text[error.start])
+        raise ConfigError(
+            f"{what} has half a character (surrogate U+{half:04X}) at place {error.start}. Write the whole character."
+        ) from error
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -172,6 +212,34 @@ def _check_read(tokenizer: PreTrainedTokenizerBase, given: Iterable[str]) -> Non
         raise ConfigError(
             f"chat_template_kwargs: the model's chat template does not read {', '.join(unread)[:200]}. It reads: "
             f"{read[:500]}."
+        )
+
+
+def _check_asked(tokenizer: PreTrainedTokenizerBase, text: str, prompt: str, marked: str, chat: Chat) -> None:
+    """Refuse a chat template that loses what it is given: the model would answer something that nobody asked.
+
+    Spaces at the edges may go, as in Llama's template. Texts that no template holds show whether there is a place.
+
+    Args:
+        tokenizer: Has the template.
+        text: The question.
+        prompt: Its prompt.
+        marked: The prompt of `QUESTION`.
+        chat: How both were put.
+
+    Raises:
+        ConfigError: The question is not there whole, or the system prompt is not there.
+    """
+    if QUESTION not in marked or text.strip() not in prompt:
+        raise ConfigError(
+            f"the model's chat template does not put the question into the prompt as it is: {QUESTION!r} becomes "
+            f"{marked[:200]!r}. It must write the content of the turn of role 'user'; mend it in chat_template.jinja, "
+            "or delete it to have prompts read as they are."
+        )
+    if chat.system_prompt and SYSTEM not in render(tokenizer, QUESTION, Chat(SYSTEM, chat.template_kwargs)):
+        raise ConfigError(
+            f"system_prompt={chat.system_prompt[:50]!r}: the model's chat template has no place for one, so it would "
+            "not be read. Leave it out, or say it in `instruction`."
         )
 
 

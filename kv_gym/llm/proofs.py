@@ -17,7 +17,7 @@ from kv_gym.llm.check import SHORT, Truth, check_truths
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.known import known_models
 
-FORMAT = 1
+FORMAT = 2
 """Changes whenever the check does: what was proven before is proven again."""
 logger = logging.getLogger(__name__)
 

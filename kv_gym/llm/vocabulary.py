@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -10,6 +11,7 @@ from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.prompts import check_template, control_ids
 from kv_gym.llm.source import Source, foreign, quiet
 
+logger = logging.getLogger(__name__)
 SAMPLE = "0 1 2 3 4 5 6 7 8 9 a b c x y z A B C X Y Z"
 
 
@@ -36,6 +38,8 @@ def read_tokenizer(source: Source) -> PreTrainedTokenizerBase:
 def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Refuse a tokenizer with tokens that the model has no embedding for, and stop tokens that are no numbers.
 
+    Stop tokens that the model does not know are told and change nothing: it never writes them.
+
     Raises:
         UnsupportedModelError: Says which.
     """
@@ -57,3 +61,9 @@ def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTr
             f"model {name!r}: eos_token_id={str(stop)[:100]} in its generation_config.json is no whole number or list "
             "of them. Mend the file: it names the tokens that end a text."
         )
+    unknown = [one for one in stops if not 0 <= int(one) < size]
+    if unknown:
+        logger.warning(
+            "model %r: eos_token_id=%s in its generation_config.json: the model knows 0 to %d, %s never ends a text.",
+            name, str(stop)[:100], size - 1, str(unknown)[:100],
+        )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 from kv_gym.errors import ProblemFileError
 
 USER = ("user", "human")
-ASSISTANT = ("assistant", "gpt", "model")
+ASSISTANT = ("assistant", "gpt", "model", "bot")
 OTHERS = ("system", "developer", "tool", "function", "function_call", "observation")  # neither asks nor reasons
 THOUGHTS = ("reasoning_content", "reasoning")  # beside the content of a turn
 
@@ -75,6 +75,7 @@ def _turns(value: Any, column: str) -> list[Mapping[str, Any]]:
 
 def _role(turn: Mapping[str, Any], column: str) -> str:
     role = turn.get("role", turn.get("from"))
+    role = role.lower() if isinstance(role, str) else role
     if role not in (*USER, *ASSISTANT, *OTHERS):
         known = ", ".join((*USER, *ASSISTANT, *OTHERS))
         raise ProblemFileError(f"{column} has a turn of {str(role)[:40]!r}. Known roles: {known}.")

@@ -6,6 +6,7 @@ said with the place where it is.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -23,6 +24,12 @@ MOST_BYTES = 2**31  # of a file, unpacked
 MOST_BYTES_WHOLE = 2**28  # of a .json file, which is read in one piece
 BATCH = 64  # rows of Parquet that are unpacked together
 MOST_ROW_BYTES = 2**23  # of one row; a text of 32,000 tokens takes about 2**17
+NO_TEXT = {
+    b"\x1f\x8b": "is packed with gzip. Name it .gz, or unpack it", b"PK\x03\x04": "is a zip archive. Unpack it",
+    b"PAR1": "is a Parquet file. Name it .parquet", b"\xff\xfe": "is in UTF-16. Write it again in UTF-8",
+    b"\xfe\xff": "is in UTF-16. Write it again in UTF-8",
+}  # fmt: skip
+"""What a file is that begins so, and not lines of text."""
 
 Row = Mapping[str, Any]
 
@@ -42,8 +49,13 @@ def unit(path: Path) -> str:
     return UNITS.get(_suffix(path).removesuffix(".gz"), "line")
 
 
-def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def numbered_rows(path: Path, wanted: Callable[[str], bool] = bool) -> Iterator[tuple[int, Row]]:
     """The rows of a file with the number of the line (item, row) that each starts at, counted from 1.
+
+    Args:
+        path: The file.
+        wanted: Whether a column is looked at, by its name. What is in the other columns of a Parquet file is not read:
+            their values are None.
 
     Raises:
         ProblemFileError: There is no such file, it is damaged or too large, or no row of its format.
@@ -52,7 +64,8 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
         raise ProblemFileError(f"problems={str(path)!r}: there is no such file. Give one of {', '.join(FORMATS)}.")
     if _suffix(path) not in FORMATS:
         raise ProblemFileError(f"{path}: no format of problems ends so. Give one of {', '.join(FORMATS)}.")
-    for count, found in enumerate(FORMATS[_suffix(path)](path), 1):
+    rows = _parquet(path, wanted) if _suffix(path) == ".parquet" else FORMATS[_suffix(path)](path)
+    for count, found in enumerate(rows, 1):
         if count > MOST_ROWS:
             raise ProblemFileError(f"{path} has more than {MOST_ROWS:,} rows. Give a part of it.")
         yield found
@@ -96,7 +109,15 @@ class _Bounded(io.RawIOBase):
 
 
 def _open(path: Path, most: int) -> io.BufferedReader:
-    return io.BufferedReader(_Bounded(path, most), 2**16)
+    """Open a file of text, which may be packed."""
+    file: io.BufferedReader = io.BufferedReader(_Bounded(path, most), 2**16)
+    start = file.peek(4)[:4]
+    found = next((what for mark, what in NO_TEXT.items() if start.startswith(mark)), None)
+    if found is not None:
+        inside = ", unpacked," if path.suffix.lower() == ".gz" else ""
+        file.close()
+        raise ProblemFileError(f"{path}{inside} {found}.")
+    return file
 
 
 def _parse(text: bytes, where: str) -> Any:
@@ -170,10 +191,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Row]]:
         number = 1
         try:
             names = next(reader, [])
-            if not all(names) or len(set(names)) < len(names):
-                raise ProblemFileError(
-                    f"{path}, line 1 must name each column, with different names; it has {str(names)[:300]}."
-                )
+            _check_names(names, path)
             number = reader.line_num + 1
             for cells in reader:
                 if cells and len(cells) != len(names):
@@ -183,13 +201,42 @@ def _csv(path: Path) -> Iterator[tuple[int, Row]]:
                     )
                 _check_size(sum(map(len, cells)), f"{path}, line {number}")
                 if cells:
-                    yield number, dict(zip(names, cells, strict=True))
+                    row = dict(zip(names, cells, strict=True))
+                    row.pop("", None)
+                    yield number, row
                 number = reader.line_num + 1
-        except (csv.Error, UnicodeDecodeError) as error:
+        except csv.Error as error:
             raise ProblemFileError(f"{path}, from line {number} on, is not CSV in UTF-8: {error}.") from error
+        except UnicodeDecodeError as error:  # of a piece of the file, which ends anywhere
+            raise ProblemFileError(
+                f"{path}, line {_line_of_other_bytes(path)} is not CSV in UTF-8 ({error.reason}). Write the file again."
+            ) from error
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
+def _check_names(names: list[str], path: Path) -> None:
+    """Refuse a first line that does not name the columns; the first may have none, as pandas writes its index."""
+    other = next((mark for mark in (";", "\t", "|") if len(names) == 1 and mark in names[0]), None)
+    if other is not None:
+        raise ProblemFileError(f"{path}, line 1 has {other!r} between its names. Write the file again with commas.")
+    if not all(names[1:]) or names in ([], [""]) or len(set(names)) < len(names):
+        raise ProblemFileError(
+            f"{path}, line 1 must name each column, with different names; it has {str(names)[:300]}."
+        )
+
+
+def _line_of_other_bytes(path: Path) -> int:
+    """The first line that is not UTF-8."""
+    decoder, number = codecs.getincrementaldecoder("utf-8")(), 1
+    with _open(path, MOST_BYTES) as file:
+        while piece := file.read(2**16):
+            try:
+                number += decoder.decode(piece).count("\n")
+            except UnicodeDecodeError as error:
+                return number + error.object[: error.start].count(b"\n")
+    return number
+
+
+def _parquet(path: Path, wanted: Callable[[str], bool] = bool) -> Iterator[tuple[int, Row]]:
     try:
         import pyarrow as arrow
         from pyarrow import parquet
@@ -198,16 +245,47 @@ def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
     number = size = 0
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=BATCH):
+            names = list(file.schema_arrow.names)
+            twice = next((name for name, n in Counter(names).items() if n > 1), None)
+            if twice is not None:
+                raise ProblemFileError(f"{path} has two columns {twice[:80]!r}. Drop or rename one.")
+            for batch in file.iter_batches(batch_size=BATCH, columns=[name for name in names if wanted(name)]):
                 size += batch.nbytes
                 _check_total(size, MOST_BYTES, path)
                 _check_size(batch.nbytes // BATCH, f"{path}, one of the rows after row {number},")
-                for row in batch.to_pylist():
+                columns = {name: _values(batch, name, path, number) for name in batch.schema.names if wanted(name)}
+                for i in range(batch.num_rows):
                     number += 1
-                    yield number, row
+                    yield number, {name: columns[name][i] if name in columns else None for name in names}
     except (arrow.ArrowException, OSError) as error:
         first = (str(error).splitlines() or [""])[0][:200]
         raise ProblemFileError(f"{path} is no whole Parquet file (row {number + 1}): {first}.") from error
+
+
+def _values(batch: Any, name: str, path: Path, before: int) -> list[Any]:
+    """What is in a column of some rows of Parquet, which may hold what Python has no type for.
+
+    Raises:
+        ProblemFileError: Names the column.
+    """
+    column = batch.column(name)
+    try:
+        return [_shortest(value, column.type) for value in column.to_pylist()]
+    except Exception as error:  # bytes that are no UTF-8, nanoseconds, unknown time zones: each raises another
+        first = (str(error).splitlines() or [""])[0][:200]
+        raise ProblemFileError(
+            f"{path}, column {name[:80]!r}, in a row after row {before}: its type {str(column.type)[:80]} cannot be "
+            f"read here ({type(error).__name__}: {first}). Write it as text."
+        ) from error
+
+
+def _shortest(value: Any, kind: Any) -> Any:
+    """A value of Parquet; of short floats, and lists of them, the shortest number that is one: 0.1, not 0.100000001."""
+    if isinstance(value, list) and hasattr(kind, "value_type"):
+        return [_shortest(one, kind.value_type) for one in value]
+    if value is not None and str(kind) in ("float", "halffloat"):
+        return float(str(kind.to_pandas_dtype()(value)))
+    return value
 
 
 Reader = Callable[[Path], Iterator[tuple[int, Row]]]

@@ -8,6 +8,12 @@ from kv_gym.problems.base import Problem, ProblemSource
 from kv_gym.problems.recorded import INSTRUCTION
 
 
+def instructed(problem: Problem, instruction: str) -> Problem:
+    """A problem with another instruction behind its question."""
+    question = problem.prompt.removesuffix(INSTRUCTION)
+    return replace(problem, prompt=question + (f"\n\n{instruction}" if instruction else ""))
+
+
 class InstructedSource:
     """A source whose questions have another instruction.
 
@@ -31,6 +37,4 @@ class InstructedSource:
 
     def problem(self, split: str, seed: int, index: int) -> Problem:
         """Return problem `index` of `split`."""
-        problem = self.source.problem(split, seed, index)
-        question = problem.prompt.removesuffix(INSTRUCTION)
-        return replace(problem, prompt=question + (f"\n\n{self.instruction}" if self.instruction else ""))
+        return instructed(self.source.problem(split, seed, index), self.instruction)

@@ -21,6 +21,7 @@ from kv_gym.problems.fields import (
     TRACE,
     Fields,
     Reading,
+    is_known,
     understand,
 )
 from kv_gym.problems.formats import Row, numbered_rows, stem, unit
@@ -32,6 +33,7 @@ NO_ANSWER = "without an answer that can be graded"
 LONG_ANSWER = f"with an answer of more than {MAX_ANSWER_CHARS} characters, which cannot be graded"
 NO_TRACE = "without a recorded trace"
 SHOWN_PLACES = 5  # of rows that are left out for one reason
+MOST_UNUSED = 50  # columns that are told as not used: each row may have others
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,8 @@ class Survey:
         unit: What a row is in its file: line, item or row.
         n_rows: Rows looked at.
         problems: Of each split, in the order of the rows.
-        columns: What became `problem`, `answer` and `trace`, and was `passed over` as an answer: rows by column.
+        columns: What became `problem`, `answer` and `trace`, was `passed over` as an answer, and is `not used` (the
+            first `MOST_UNUSED`): rows by column.
         left_out: Numbers of the rows that are no problems, by what they have or lack.
         wrong: (Number, message) of the rows that cannot be read, where `strict` is off.
         seen: Columns of the first row, for people.
@@ -99,6 +102,10 @@ class Survey:
                 self.columns.setdefault(what, Counter())[found.column] += 1
         for column in reading.passed_over:
             self.columns.setdefault("passed over", Counter())[column] += 1
+        for column in reading.unused:
+            unused = self.columns.setdefault("not used", Counter())
+            if column in unused or len(unused) < MOST_UNUSED:
+                unused[column] += 1
 
     def reasons(self) -> str:
         """Which rows are left out and why, as half a sentence; "" if none is."""
@@ -233,7 +240,7 @@ def survey_file(path: Path, traces: bool = False, strict: bool = True) -> Survey
         ProblemFileError: There is no such file, it is damaged, or (if strict) a row cannot be read.
     """
     survey = Survey(stem(path), traces, unit(path))
-    _look(survey, numbered_rows(path), str(path), strict)
+    _look(survey, numbered_rows(path, is_known), str(path), strict)
     return survey
 
 

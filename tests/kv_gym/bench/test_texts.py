@@ -160,3 +160,20 @@ def test_the_report_lists_them(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "full lost nothing that streaming solved" in capsys.readouterr().err
     typed("report", str(tmp_path), "--lost", "full", code=2)
     assert "go together" in capsys.readouterr().err
+
+
+def test_the_report_refuses_options_that_change_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*options: str) -> str:
+        typed("report", str(folder), *options, code=2)
+        return " ".join(capsys.readouterr().err.split())
+
+    lost = ("--lost", "streaming", "--against", "full")
+    there = sorted({row.budget for row in read_rows(folder / "rows.jsonl").episodes.values()})
+    known = ", ".join(map(str, there))
+    assert f"--budget 7: these rows have none in generate mode. There are {known}." in refused(*lost, "--budget", "7")
+    assert "--budget 7" in refused(*lost, "--budget", str(there[0]), "--budget", "7")
+    for option in (("--json",), ("--markdown",), ("--plot", "a.png")):
+        assert f"there is no {option[0]}" in refused(*lost, *option)
+    assert "--budget chooses among the problems of --lost" in refused("--budget", str(there[0]))
+    assert "--json, --markdown were given" in refused("--json", "--markdown")
+    assert "--markdown, --plot were given" in refused("--markdown", "--plot", "a.png")

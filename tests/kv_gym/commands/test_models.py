@@ -66,6 +66,11 @@ def test_a_benchmark_with_longer_texts_is_refused_before_it_runs(run: Run, tmp_p
     assert not [path for path in (tmp_path / "cache").rglob("*.safetensors")], "no reference was made"
 
 
+def test_a_text_that_takes_too_much_memory_is_refused(run: Run) -> None:
+    code, _, err = run("models", "check", "tiny", "--tokens", "99999999")
+    assert code == 2 and "--tokens 99999999: at most 8,192 are read" in err
+
+
 def test_what_does_not_hold_is_shown(run: Run, tmp_path: Path) -> None:
     save(DiffLlamaConfig(**SIZES), tmp_path / "model")
     code, out, err = run("models", "check", "model")

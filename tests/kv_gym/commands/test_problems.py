@@ -47,7 +47,7 @@ def test_fields_are_counted_and_told(run: Run) -> None:
     found = facts(run, ROWS)
     assert found["fields"] == {
         "problem": {"Question": 3, "prompt": 1}, "answer": {"answer": 3}, "trace": {},
-        "passed over": {"ground_truth": 1}, "trace elsewhere": {"generation": 1},
+        "passed over": {"ground_truth": 1}, "trace elsewhere": {"generation": 1}, "not used": {},
     }  # fmt: skip
     assert (found["rows"], found["problems"], found["code"]) == (4, {"test": 2}, 0)
     assert [(one["reason"].split()[0], one["rows"], one["first"]) for one in found["left_out"]] == [
@@ -57,6 +57,17 @@ def test_fields_are_counted_and_told(run: Run) -> None:
     assert code == 0 and "trace, where one is needed (KVEvict-Traces-v0) generation 1" in " ".join(out.split())
     assert "The first, line 1: mine/0 (all)" in out and "problem: 1 + 1?" in out and "answer: 2" in out
     assert "first lines" in out and "Tokens of tiny, of the first 2 problems; its tokenizer does not know" in err
+
+
+def test_columns_that_nothing_is_read_from_are_told(run: Run) -> None:
+    row = {"problem": "1 + 1?", "question": "What is 1 + 1?", "input": "", "answer": "2", "hint": "one more", "id": 1}
+    assert facts(run, [row, row | {"id": 2, "extra": None}])["fields"]["not used"] == {
+        "question": 2, "hint": 2, "extra": 1,
+    }  # fmt: skip
+    _, out, _ = run([row])
+    assert "nothing: not read hint 1" in " ".join(out.split())
+    many = facts(run, [{"problem": "p", "answer": "1", **{f"c{i}": i for i in range(500)}}])
+    assert len(many["fields"]["not used"]) == 50
 
 
 def test_control_characters_do_not_reach_the_terminal(run: Run) -> None:
@@ -100,6 +111,25 @@ def test_an_environment_says_what_it_cannot_play(run: Run) -> None:
         1,
         2,
     ]
+
+
+def test_a_file_of_which_an_environment_plays_nothing_exits_with_2(run: Run) -> None:
+    row = {"problem": "1 + 1?", "answer": "2", "trace": "1+1=2"}
+    code, out, err = run([row], "--env", "KVEvict-Traces-v0", "--model", "tiny")
+    assert code == 2 and "left out" in out and "KVEvict-Traces-v0 plays none of these problems" in " ".join(err.split())
+    code, _, err = run([row], "--env", "KVEvict-AIME-v0")
+    assert code == 2 and "plays none" in " ".join(err.split())
+    plain = {"problem": "1 + 1?", "answer": "2"}
+    found = facts(run, [row, plain], "--env", "KVEvict-AIME-v0", "--set=max_prompt_tokens=90")
+    assert (found["playable"], found["code"]) == (1, 0)
+    code, _, err = run([plain], "--env", "KVEvict-AIME-v0", "--set=max_prompt_tokens=8")
+    assert code == 2 and "plays none" in " ".join(err.split())
+
+
+def test_lengths_are_of_what_the_environment_asks(run: Run) -> None:
+    row = {"problem": "1 + 1?", "answer": "2"}
+    found = facts(run, [row], "--env", "KVEvict-AIME-v0", "--set=instruction=''")
+    assert found["tokens"]["prompt"]["max"] < 12 < facts(run, [row])["tokens"]["prompt"]["max"]
 
 
 def test_what_is_said_to_be_too_short_is_what_the_benchmark_leaves_out(run: Run, random_model: Path) -> None:

@@ -6,8 +6,9 @@ import copy
 
 import pytest
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm import check
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.frozen import FrozenLLM
@@ -86,6 +87,47 @@ def test_a_chunk_that_sees_its_future_is_seen_in_every_type(
 ) -> None:
     monkeypatch.setattr(SlotCache, "visible", lambda cache, length, group: None)
     assert held(trained)[0] is held(trained)[3] is False
+
+
+@pytest.mark.parametrize(("width", "layers"), [(256, 8), (1024, 2)])
+def test_large_weights_are_no_mistake_and_wrong_positions_are(
+    width: int, layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = build_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
+        num_attention_heads=8, num_key_value_heads=2, initializer_range=0.4, bos_token_id=1, eos_token_id=2,
+        pad_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    llm = FrozenLLM(LlamaForCausalLM(config).eval(), tokenizer, "wide")
+    found = check.check_truths(llm)
+    assert all(truth.gap < truth.allowed / 3 for truth in found) and max(truth.gap for truth in found) > 2e-5
+    read = llm.read
+    monkeypatch.setattr(
+        llm, "read", lambda tokens, positions, cache: read(tokens, positions - positions[:, :1] + cache.length, cache)
+    )
+    assert [truth.gap > 1000 * truth.allowed for truth in check.check_truths(llm)] == [False, True, True, False, False]
+
+
+NOTHING = [(0.0, "", "all zero: its weights are empty"), (1e30, "", "all zero"), (1e38, "lm_head", "NaN or infinite")]
+
+
+@pytest.mark.parametrize(("factor", "where", "message"), NOTHING)
+def test_a_model_that_says_nothing_is_refused(llm: FrozenLLM, factor: float, where: str, message: str) -> None:
+    with torch.no_grad():
+        for name, weight in llm.model.named_parameters():
+            weight.mul_(factor if where in name else 1.0)
+    with pytest.raises(UnsupportedModelError, match=f"random-llama gives logits that are {message}"):
+        check.check_truths(llm)
+
+
+def test_keys_that_are_all_zero_are_compared(llm: FrozenLLM) -> None:
+    with torch.no_grad():
+        for name, weight in llm.model.named_parameters():
+            if "k_proj" in name:
+                weight.zero_()
+    assert held(llm) == [True] * 5
 
 
 def test_what_a_model_lacks_is_named() -> None:

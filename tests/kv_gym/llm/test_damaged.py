@@ -259,6 +259,20 @@ def test_what_is_whole_is_loaded_and_is_the_same_each_time(case: str, folder: Pa
     assert load_llm(str(folder)).fingerprint == first
 
 
+@pytest.mark.parametrize("stop", [10**6, -1, [2, 128009]])
+def test_stop_tokens_that_the_model_does_not_know_are_told(
+    stop: Any, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from kv_gym.llm.loading import forget_llm
+
+    load_llm(str(folder))
+    assert "never ends a text" not in caplog.text
+    forget_llm()
+    config("generation_config.json", eos_token_id=stop)(folder)
+    load_llm(str(folder))
+    assert caplog.text.count("never ends a text") == 1 and "the model knows 0 to 62" in caplog.text
+
+
 @pytest.mark.parametrize("value", [1e6, -7e4])
 def test_numbers_that_float16_cannot_hold_are_refused_there_alone(value: float, folder: Path) -> None:
     number(UP, value)(folder)

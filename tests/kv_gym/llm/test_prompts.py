@@ -119,6 +119,52 @@ def test_a_template_that_fails_is_a_sentence(template: str):
         encode_prompt(chat_tokenizer(template), "1 + 1", PLAIN)
 
 
+LOSING = {
+    "constant": "constant", "another role": "{% for m in messages if m.role == 'human' %}{{ m.content }}{% endfor %}",
+    "parts of content": "{% for m in messages %}{{ m.content[0].text }}{% endfor %}",
+    "the start": "{{ messages[0].content[:3] }}", "capitals": "{{ messages[0].content | upper }}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LOSING)
+def test_a_template_that_loses_the_question_is_refused(kind: str):
+    for question in ("constant", "12 + 30?", " "):
+        with pytest.raises(ConfigError, match="does not put the question into the prompt as it is: .*'user'"):
+            encode_prompt(chat_tokenizer(LOSING[kind]), question, PLAIN)
+
+
+def test_a_template_that_cuts_long_questions_is_refused_when_one_is_cut():
+    tokenizer = chat_tokenizer("{{ messages[0].content[:50] | trim }}")
+    assert tokenizer.decode(encode_prompt(tokenizer, " 12 + 30?\n", PLAIN)) == "12 + 30?"
+    with pytest.raises(ConfigError, match="does not put the question into the prompt"):
+        encode_prompt(tokenizer, "What is " + "1 + " * 30 + "1?", PLAIN)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ messages[-1].content }}", TEMPLATE.replace("messages[0].role == 'system'", "false")]
+)
+def test_a_system_prompt_without_a_place_is_refused(template: str):
+    tokenizer = chat_tokenizer(template)
+    assert encode_prompt(tokenizer, "12 + 30?", PLAIN)
+    for system in ("Be brief.", " ", "1"):  # the last is in the question
+        with pytest.raises(ConfigError, match="the model's chat template has no place for one"):
+            encode_prompt(tokenizer, "12 + 31?", Chat(system))
+
+
+def test_what_is_no_json_and_no_text_is_refused():
+    for odd in ({1: 2}, {"enable_thinking": object()}, {("a",): 1, 2: 3}):
+        with pytest.raises(ConfigError, match="chat_template_kwargs"):
+            Chat("", odd)
+    for tokenizer in (chat_tokenizer(), build_tokenizer()):
+        with pytest.raises(ConfigError, match=r"a question has half a character \(surrogate U\+D800\) at place 1"):
+            encode_prompt(tokenizer, "x\ud800", PLAIN)
+        with pytest.raises(ConfigError, match="a text has half a character"):
+            encode_text(tokenizer, "x\ud800")
+    for chat in (("\ud800", {}), ("", {"enable_thinking": "\ud800"})):
+        with pytest.raises(ConfigError, match="has half a character"):
+            Chat(*chat)
+
+
 def test_a_prompt_is_the_same_tomorrow(monkeypatch: pytest.MonkeyPatch):
     tokenizer = chat_tokenizer("{{ strftime_now('%d %b %Y') + messages[0].content }}")
     assert tokenizer.decode(encode_prompt(tokenizer, "?", PLAIN)) == "26 Jul 2024?"

@@ -39,7 +39,8 @@ def read(row: dict[str, Any], traces: bool = False) -> Problem:
 QUESTIONS: dict[str, Any] = {
     "problem": "1 + 1?", "Problem": "1 + 1?", "question": "1 + 1?", "PROMPT": "1 + 1?", "input": "1 + 1?",
     "prompt": [{"role": "system", "content": "Add."}, {"role": "user", "content": "1 + 1?"}], "messages": CHAT,
-    "conversations": SHAREGPT, "Messages": json.dumps(ASKED_LAST),
+    "conversations": SHAREGPT, "Messages": json.dumps(ASKED_LAST), "Prompt": json.dumps(ASKED_LAST),
+    "instruction": "1 + 1?", "CONVERSATIONS": [{"from": "User", "value": "1 + 1?"}, {"from": "BOT", "value": "2"}],
 }  # fmt: skip
 
 
@@ -54,6 +55,8 @@ ANSWERS: dict[str, tuple[str, Any]] = {
     "ground_truth": ("groundTruth", " 2 "), "reward_model": ("reward_model", {"ground_truth": "2", "style": "rule"}),
     "target": ("target", "2"), "output": ("output", "2"), "a boxed output": ("output", LONG + "\\boxed{2}"),
     "solution": ("solution", "1 and 1 is \\boxed{2}."), "boxed": ("answer", "$\\boxed{2}$"),
+    "a list as text": ("answer", '["2"]'), "a reward as text": ("reward_model", '{"ground_truth": "2"}'),
+    "a bot": ("messages", [CHAT[0], {"role": "Bot", "content": "\\boxed{2}"}]),
     "messages": ("messages", CHAT), "conversations": ("conversations", SHAREGPT),
     "behind a mark": ("answer", "1 and 1\n#### 2"),
 }  # fmt: skip
@@ -80,6 +83,8 @@ TRACES: dict[str, tuple[str, Any, str]] = {
     "generation": ("generation", "<think>\nOne more.\n</think>\nTwo.", "One more.\n\nTwo."),
     "the opening mark in the prompt": ("generation", "One more.\n</think>\n\nTwo.", "One more.\n\nTwo."),
     "generations": ("generations", ["One more.", "No."], "One more."),
+    "generations as text": ("generations", '["<think>One more.</think>", "No."]', "One more."),
+    "completion as text": ("completion", json.dumps([{"role": "assistant", "content": LONG}]), LONG.strip()),
     "generated_solution": ("Generated solution", "One more.", "One more."),
     "completion": ("completion", LONG, LONG.strip()),
     "completion of turns": ("completion", [{"role": "assistant", "content": LONG}], LONG.strip()),
@@ -138,6 +143,36 @@ def test_the_order_decides_and_what_was_passed_over_is_told() -> None:
     )
 
 
+def test_an_instruction_is_asked_with_its_input() -> None:
+    row = {"instruction": "Solve for x.", "input": "2x = 4", "output": "2"}
+    assert read(row).prompt == "Solve for x.\n\n2x = 4" + INSTRUCTION
+    found = understand(Fields(row), traces=False)
+    assert (found.question.column, found.unused) == ("instruction and input", ())
+    assert read(row | {"input": ""}).prompt == "Solve for x." + INSTRUCTION
+    other = understand(Fields(row | {"problem": "p", "Source": "web"}), traces=False)
+    assert (other.question.text, other.unused) == ("p", ("input", "instruction", "Source"))
+
+
+@pytest.mark.parametrize("choices", [["1", "2", "3", "5"], {"A": "1", "B": "2"}, {"text": ["1", "2"]}, '["1", "4"]'])
+@pytest.mark.parametrize("answer", [1, "0", "B", "(b)".upper()])
+def test_an_answer_that_is_the_place_of_a_choice_is_refused(choices: Any, answer: Any) -> None:
+    row = {"question": "Half of four?", "choices": choices, "answer": answer}
+    with pytest.raises(
+        ProblemFileError, match=r"a place in choices, which the question does not show\. Write the choices"
+    ):
+        read(row)
+    shown = "Half of four? A) 1 B) 2 C) 3 D) 4 E) 5"
+    if "text" not in choices:
+        assert read(row | {"question": shown}).answer == str(answer)
+
+
+def test_an_answer_that_is_the_text_of_a_choice_is_asked_openly() -> None:
+    row = {"question": "Half of four?", "options": ["1", "2"], "answer": "2"}
+    assert read(row).answer == "2" and understand(Fields(row), traces=False).unused == ("options",)
+    assert read(row | {"options": [], "answer": "B"}).answer == "B"
+    assert read(row | {"options": ["one half", "two"], "answer": "two"}).answer == "two"
+
+
 def test_rows_of_one_file_may_use_different_fields() -> None:
     survey = survey_rows("mine", [Q | A, {"Question": "2?", "target": 2}, {"problem": None, "prompt": "3?", **A}])
     assert [problem.answer for problem in survey.problems["test"]] == ["2", "2", "2"]
@@ -171,6 +206,11 @@ def test_the_last_box_counts(text: str, box: str) -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "NaN": (Q | {"answer": float("nan")}, "answer is nan, which cannot be graded"),
+    "NaN as text": (Q | {"answer": "nan"}, "answer is the text 'nan', a missing value. Leave"),
+    "None as text": (Q | {"answer": "None"}, "answer is the text 'None', a missing value"),
+    "no question as text": ({"problem": "NaN"} | A, "problem is the text 'NaN', a missing value"),
+    "Python's list": (Q | {"answer": "['2']"}, "answer is a list as Python prints it. Write it as JSON"),
+    "Python's turns": ({"prompt": str(CHAT)} | A, "prompt is a list as Python prints it. Write it as JSON"),
     "infinity": (Q | {"answer": float("inf")}, "answer is inf"),
     "true": (Q | {"answer": True}, "answer is true"),
     "an object": (Q | {"answer": {"value": 2}}, "answer is an object"),

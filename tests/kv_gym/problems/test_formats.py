@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,12 @@ def test_numbers_are_those_of_lines(tmp_path: Path) -> None:
     assert list(numbered_rows(table)) == [(2, {"a": "x\ny", "b": "1"}), (4, {"a": "z", "b": "2"})]
 
 
+def test_the_index_that_pandas_writes_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(",problem,answer\n0,q,2\n")
+    assert list(numbered_rows(path)) == [(2, {"problem": "q", "answer": "2"})]
+
+
 def test_json_may_be_an_object_with_one_list(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"version": 1, "data": ROWS}))
@@ -94,7 +101,17 @@ DAMAGED: dict[str, tuple[str, bytes, str]] = {
     "csv of one name twice": ("a.csv", b"answer,answer\n1,2\n", "line 1 must name each column"),
     "csv without names": ("a.csv", b"problem,\nx,1\n", "line 1 must name each column"),
     "csv torn": ("a.csv", b'problem,answer\n1,2\n"x', r"from line 3 on, is not CSV in UTF-8: unexpected end"),
-    "csv no UTF-8": ("a.csv", b"problem,answer\n\xff,1\n", "is not CSV in UTF-8"),
+    "csv no UTF-8": ("a.csv", b"problem,answer\n\xff,1\n", "line 2 is not CSV in UTF-8"),
+    "csv no UTF-8 far in": ("a.csv", b"a,b\n" + b"x,1\n" * 9000 + b"\xff,1\n" + b"x,1\n" * 99, "line 9002 is not CSV"),
+    "csv that ends in a character": ("a.csv", b"a,b\nx,\xc3", "line 2 is not CSV in UTF-8"),
+    "csv with semicolons": ("a.csv", b"problem;answer\nq;2,5\n", "line 1 has ';' between its names.*with commas"),
+    "csv with tabs": ("a.csv", b"problem\tanswer\nq\t2\n", r"line 1 has '\\t' between its names"),
+    "an empty csv": ("a.csv", b"", "line 1 must name each column"),
+    "gzip in jsonl": ("a.jsonl", gzip.compress(GOOD), "is packed with gzip. Name it .gz"),
+    "gzip in csv": ("a.csv", gzip.compress(GOOD), "is packed with gzip"),
+    "gzip in gzip": ("a.json.gz", gzip.compress(gzip.compress(GOOD)), "unpacked, is packed with gzip"),
+    "zip": ("a.jsonl", b"PK\x03\x04xyz", "is a zip archive"),
+    "UTF-16": ("a.jsonl", GOOD.decode().encode("utf-16"), "is in UTF-16. Write it again in UTF-8"),
 }
 
 
@@ -167,3 +184,53 @@ def test_parquet_keeps_lists_and_objects(tmp_path: Path) -> None:
     assert list(numbered_rows(path)) == [(1, rows[0])]
     problem = problem_source(str(path), traces=True).problem("test", 0, 0)
     assert (problem.answer, problem.trace) == ("2", "so 2")
+
+
+@pytest.fixture
+def arrow() -> Any:
+    return pytest.importorskip("pyarrow", reason="reading Parquet needs pyarrow")
+
+
+def save(table: Any, path: Path) -> Path:
+    from pyarrow import parquet
+
+    parquet.write_table(table, path)
+    return path
+
+
+def test_parquet_with_one_name_twice_is_refused(arrow: Any, tmp_path: Path) -> None:
+    table = arrow.Table.from_arrays([arrow.array(["q"]), arrow.array(["2"]), arrow.array(["3"])], ["problem", "a", "a"])
+    with pytest.raises(ProblemFileError, match=r"a\.parquet has two columns 'a'. Drop or rename one"):
+        list(numbered_rows(save(table, tmp_path / "a.parquet")))
+
+
+def test_short_floats_are_the_numbers_that_were_written(arrow: Any, tmp_path: Path) -> None:
+    columns = {
+        "problem": ["q", "r"], "answer": arrow.array([0.1, 2.5], arrow.float32()),
+        "half": arrow.array([0.1, None], arrow.float16()),
+        "list": arrow.array([[0.1], []], arrow.list_(arrow.float32())),
+    }  # fmt: skip
+    path = save(arrow.table(columns), tmp_path / "a.parquet")
+    rows = [row for _, row in numbered_rows(path)]
+    assert [row["answer"] for row in rows] == [0.1, 2.5]
+    assert [row["half"] for row in rows] == [0.1, None] and [row["list"] for row in rows] == [[0.1], []]
+    assert problem_source(str(path)).problem("test", 0, 0).answer == "0.1"
+
+
+ODD: dict[str, Callable[[Any], Any]] = {
+    "nanoseconds": lambda arrow: arrow.array([1], arrow.timestamp("ns")),
+    "an unknown zone": lambda arrow: arrow.array([1], arrow.timestamp("us", "Foo/Bar")),
+    "no UTF-8": lambda arrow: arrow.StringArray.from_buffers(
+        1, arrow.py_buffer(b"\0\0\0\0\2\0\0\0"), arrow.py_buffer(b"\xff\xfe")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_parquet_holds_and_python_does_not(kind: str, arrow: Any, tmp_path: Path) -> None:
+    column = ODD[kind](arrow)
+    beside = arrow.table({"problem": ["q"], "answer": ["2"], "made_at": column})
+    source = problem_source(str(save(beside, tmp_path / "a.parquet")))
+    assert source.problem("test", 0, 0).answer == "2", "nobody needs that column"
+    with pytest.raises(ProblemFileError, match=r"column 'answer', in a row after row 0: its type .* Write it as text"):
+        problem_source(str(save(arrow.table({"problem": ["q"], "answer": column}), tmp_path / "b.parquet")))
