@@ -281,7 +281,7 @@ def test_mistakes_of_the_command_line(run: Run, small: list[str], tmp_path: Path
         (("replay", one, two, "--html=a.html"), "of different problems, 'aime/test/0/0' and 'aime/test/0/1'"),
         (("replay", one, one, one, "--html=a.html"), "3 recordings do not fit side by side"),
         (("replay", "gone.json.gz", "--html=a.html"), "gone.json.gz does not exist"),
-        ((*small, "--agent=random", "--problem=99999"), "problem=99999 is not in this env"),
+        ((*small, "--agent=random", "--problem=-1"), "problem=-1 is not in this env"),
         ((*small, "--agent=random", "--mode=reply"), "mode='reply' is not allowed"),
         ((*small, "--agent=random", "--split=tests"), "split='tests' is not allowed"),
         ((*small, "--agent=randm"), "Did you mean 'random'?"),
