@@ -1,6 +1,7 @@
 r"""What an equation says something of: ``x``, ``x_1``, ``AB``, ``\angle ABC``, ``\text{Area}``, ``f(2)``, ``(x,y)``.
 
-A formula is no name: ``-x = 3``, ``m+n = 3`` and ``\sqrt{x} = 3`` do not say that what is asked for is 3.
+A sum of symbols is one: competitions ask for ``m+n``. Other formulas are none: ``-x = 3``, ``a-b = 3`` and
+``\sqrt{x} = 3`` do not say that what is asked for is 3.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _ONE_NAME = (
     r"|(?:\\(?:text|mbox|mathrm|textbf) ?\{[^{}]*\} ?)+[A-Z]{0,4}"
     r"|[A-Z](?:_\{?[A-Za-z0-9]\}?)? ?\([^()=]+\)|[d-hp-wyz](?:'|\^\{-1\})* ?\((?:-?[0-9]+|[a-z](?:,[a-z])*)\))"
 )
+_SUM = rf"{_SYMBOL}(?: ?\+ ?{_SYMBOL})+"
 _SEVERAL_NAMES = rf"{_SYMBOL}(?: ?, ?{_SYMBOL})+"
-NAME = re.compile(rf"(?: ?{_ONE_NAME} ?| ?\( ?{_SEVERAL_NAMES} ?\) ?| ?{_SEVERAL_NAMES} ?)?")
-"""One name, a tuple of them, or nothing."""
+NAME = re.compile(rf"(?: ?{_ONE_NAME} ?| ?{_SUM} ?| ?\( ?{_SEVERAL_NAMES} ?\) ?| ?{_SEVERAL_NAMES} ?)?")
+"""One name, a sum or a tuple of them, or nothing."""
