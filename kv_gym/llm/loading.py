@@ -14,7 +14,7 @@ from kv_gym.llm.device import find_device
 from kv_gym.llm.fingerprint import file_stamps
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.proofs import proven
-from kv_gym.llm.source import EMBEDDED, Source, find_source, foreign
+from kv_gym.llm.source import EMBEDDED, Source, find_source, foreign, quiet
 from kv_gym.llm.support import check_supported, foreign_code
 from kv_gym.llm.vocabulary import check_vocabulary, read_tokenizer
 from kv_gym.llm.weights import read_weights
@@ -76,10 +76,11 @@ def _check_config(source: Source) -> None:
     Raises:
         UnsupportedModelError: The config is damaged, of an unknown kind, or of layers that cannot be evicted from.
     """
-    with foreign(source.name, "its config", "Download it again, or choose a model type that this transformers knows."):
+    unknown = "Download it again, or choose a model type that this transformers knows."
+    with foreign(source.name, "its config", unknown), quiet():
         config = AutoConfig.from_pretrained(source.path, **source.options)
     values = "Mend its values (hidden_act, rope_parameters, sizes): they must be ones that this transformers knows."
-    with foreign(source.name, "its config", values), torch.device("meta"):
+    with foreign(source.name, "its config", values), quiet(), torch.device("meta"):
         check_supported(config.get_text_config())
         AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=False)
 
