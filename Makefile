@@ -39,7 +39,7 @@ build/lowest: pyproject.toml .venv/installed
 		| grep -Ev "^(torch|triton|nvidia-|cuda-)" > build/lowest.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ -r build/lowest.txt
 
-LOWEST ?= $(addprefix tests/kv_gym/,llm engine envs show commands/test_main.py bench/test_intervals.py) tests/agents/training
+LOWEST ?= $(addprefix tests/kv_gym/,engine envs commands/test_main.py bench/test_intervals.py show/test_rendering.py) tests/agents/training
 
 test-lowest: build/lowest
 	PYTHONPATH=$(CURDIR)/build/lowest PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -p xdist.plugin -n logical \
