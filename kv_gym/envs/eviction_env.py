@@ -151,6 +151,7 @@ class KVEvictEnv(gymnasium.Env[dict[str, Any], Any], EzPickle):
         EzPickle.__init__(self, env_id, render_mode, **options)
         self.core = EvictionCore(env_id, 1, options, render_mode)
         self.render_mode = render_mode
+        self.metadata = dict(METADATA)  # its own: older SyncVectorEnvs write into that of their first environment
         self.action_space = self.core.action_space
         self.observation_space = self.core.observation_space
         self._running = False
