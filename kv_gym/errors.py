@@ -63,6 +63,15 @@ def unknown_name(kind: str, name: object, known: Iterable[str], fix: str = "") -
     return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.{tail}")
 
 
+def half_character(text: str) -> str:
+    """What is wrong with a text that has half of a surrogate pair, which no tokenizer reads; "" if nothing is."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"has half a character (surrogate U+{ord(text[error.start]):04X}) at place {error.start}"
+    return ""
+
+
 def first_complaint(error: ValidationError) -> str:
     """Where data is not as it should be and why, at most 300 characters: it may be a stranger's."""
     first = error.errors(include_url=False, include_input=False)[0]

@@ -86,3 +86,10 @@ def tell(named: Mapping[str, Sequence[Case]], folder: Path) -> dict[str, list[tu
     wanted = {name: [cases[0], *cases] if len(cases) == 2 else list(cases) for name, cases in named.items()}
     told = iter(identities([case for cases in wanted.values() for case in cases], folder))
     return {name: [next(told) for _ in cases] for name, cases in wanted.items()}
+
+
+def assert_told_apart(found: Sequence[tuple[str, str]]) -> None:
+    """Both of a pair are named: the one alike in two folders, the other otherwise."""
+    one, again, other = found
+    assert [why for _, why in found] == ["", "", ""]
+    assert one == again != other

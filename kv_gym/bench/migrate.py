@@ -25,7 +25,7 @@ from kv_gym.bench.play import Failed, play
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.report import newest_rows
 from kv_gym.bench.rows import EpisodeRow, RowFileError, RowKey, Rows, RunRow, packed, read_rows, sha256_of
-from kv_gym.bench.runner import problem_hash
+from kv_gym.bench.runner import RECORDED, known_by
 from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
 from kv_gym.errors import ConfigError, KVGymError
@@ -34,10 +34,7 @@ from kv_gym.identity import Identity, identity_of
 from kv_gym.llm.fingerprint import same_model
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
-from kv_gym.problems.grading import GRADING_VERSION
 
-SAMPLE = 4
-EXACT = ("stop", "n_tokens", "n_steps", "tokens_sha256", "actions_sha256", "correct")
 CLOSE = 1e-4
 """Measured columns may differ by so much: their last digits depend on how many episodes were played side by side."""
 
@@ -180,16 +177,7 @@ class _Now:
     def _known_now(self, row: EpisodeRow, now: tuple[AgentLike, Identity]) -> EpisodeRow:
         """The same episode as this version knows it."""
         episode = self.episodes[row.problem, row.seed]
-        return row.model_copy(update={
-            "agent": now[0].name,
-            "agent_source": now[1].where,
-            "agent_sha256": now[1].sha256,
-            "problem_sha256": problem_hash(episode.problem),
-            "reference_hash": episode.reference.hash,
-            "model_fingerprint": self.llm.fingerprint,
-            "computation": self.computation,
-            "grading": GRADING_VERSION,
-        })  # fmt: skip
+        return row.model_copy(update=known_by(*now, episode, self.llm, self.computation))
 
     def _why_kept(self, rows: Sequence[EpisodeRow], now: tuple[AgentLike, Identity] | None) -> str:
         """Why a cell cannot even be tried; "" if it can."""
@@ -307,7 +295,7 @@ def _draw(rows: Sequence[EpisodeRow], sample: int) -> list[EpisodeRow]:
 
 def _same(row: EpisodeRow, record: EpisodeRecord) -> bool:
     """Whether an episode came out as it is written down."""
-    if any(getattr(row, name) != getattr(record, name) for name in EXACT):
+    if any(getattr(row, name) != getattr(record, name) for name in RECORDED):
         return False
     return all(_close(row.measured(name), value) for name, value in record.measured.items())
 

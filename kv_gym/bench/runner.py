@@ -18,6 +18,7 @@ from kv_gym.bench.texts import TextFile, text_key
 from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
 from kv_gym.errors import ConfigError
+from kv_gym.identity import Identity
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
 from kv_gym.problems import Problem
@@ -168,9 +169,6 @@ class Runner:
             env_id=self.bench.env_id,
             mode=config.mode,
             split=config.split,
-            agent=cell.agent.name,
-            agent_source=cell.identity.where,
-            agent_sha256=cell.identity.sha256,
             uses_hindsight=cell.agent.uses_hindsight,
             evicts=cell.agent.evicts,
             budget=config.budget,
@@ -185,15 +183,27 @@ class Runner:
             kv_bytes_mean=kv_bytes_mean,
             seconds=seconds,
             tokens_per_second=tokens_per_second,
-            reference_hash=reference.hash,
-            problem_sha256=problem_hash(problem),
             model=self.llm.name,
-            model_fingerprint=self.llm.fingerprint,
             settings_sha256=self.run_row.settings_sha256,
-            computation=self.computation,
-            grading=GRADING_VERSION,
+            **known_by(cell.agent, cell.identity, episode, self.llm, self.computation),
             **({} if record is None else _measured(record)),
         )
+
+
+def known_by(
+    agent: AgentLike, identity: Identity, episode: Episode, llm: FrozenLLM, computation: str
+) -> dict[str, Any]:
+    """The fields of a row that this version knows its agent, problem, model and computation by."""
+    return {
+        "agent": agent.name,
+        "agent_source": identity.where,
+        "agent_sha256": identity.sha256,
+        "reference_hash": episode.reference.hash,
+        "problem_sha256": problem_hash(episode.problem),
+        "model_fingerprint": llm.fingerprint,
+        "computation": computation,
+        "grading": GRADING_VERSION,
+    }
 
 
 def problem_hash(problem: Problem) -> str:

@@ -42,7 +42,8 @@ class TextFile:
         self._file = LineFile(folder / OPEN, "the texts", "use another --out", (b'{"key": ',))
         try:
             remove_drafts(self.packed)
-            self.known = {text["key"] for text in read_texts(folder)}
+            self._in_pack = {text["key"] for text in _lines(self.packed)}
+            self.known = self._in_pack | {text["key"] for text in _lines(folder / OPEN)}
         except BaseException:
             self._file.close()
             raise
@@ -61,9 +62,8 @@ class TextFile:
 
     def close(self) -> None:
         """Pack what was added: gzip files that follow each other are one."""
-        folder = self.packed.parent
-        there = {text["key"] for text in _lines(self.packed)}
-        new = [json.dumps(text) + "\n" for text in _lines(folder / OPEN) if text["key"] not in there]
+        lines = _lines(self.packed.with_name(OPEN))
+        new = [json.dumps(text) + "\n" for text in lines if text["key"] not in self._in_pack]
         if new:
             old = self.packed.read_bytes() if self.packed.exists() else b""
             write_whole(self.packed, old + gzip.compress("".join(new).encode(), 9, mtime=0))

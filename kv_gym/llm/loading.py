@@ -66,8 +66,7 @@ def _load(name: str, revision: str | None, dtype: str, device: str) -> FrozenLLM
             f"model {name!r} in {dtype} does not fit on device={device!r}: {str(error).splitlines()[0][:200]} Use a "
             "shorter dtype, a smaller model or another device."
         ) from error
-    with foreign(name, "the model"):
-        return proven(FrozenLLM(model, tokenizer, name, stamps))
+    return proven(FrozenLLM(model, tokenizer, name, stamps))
 
 
 def _check_config(source: Source) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from kv_gym.config import EnvConfig
-from kv_gym.errors import ConfigError, UnsupportedModelError
+from kv_gym.errors import ConfigError, UnsupportedModelError, half_character
 from kv_gym.llm.source import brief
 
 QUESTION = "kv-gym's question"  # stands for a question, to see where a template puts it
@@ -123,13 +123,8 @@ def check_whole(text: str, what: str) -> None:
     Raises:
         ConfigError: Says where.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = ord(text[error.start])
-        raise ConfigError(
-            f"{what} has half a character (surrogate U+{half:04X}) at place {error.start}. Write the whole character."
-        ) from error
+    if complaint := half_character(text):
+        raise ConfigError(f"{what} {complaint}. Write the whole character.")
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:

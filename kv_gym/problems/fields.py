@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from kv_gym.errors import ProblemFileError
+from kv_gym.errors import ProblemFileError, half_character
 from kv_gym.problems.conversations import has_marks, last_exchange, reply, without_marks
 from kv_gym.problems.formats import Row
 from kv_gym.problems.grading import MAX_ANSWER_CHARS, closing_brace, without_commas
@@ -347,14 +347,8 @@ def whole(text: str, column: str) -> str:
     Raises:
         ProblemFileError: It has a half of a surrogate pair, which no tokenizer reads.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = ord(text[error.start])
-        raise ProblemFileError(
-            f"{column} has half a character (surrogate U+{half:04X}) at place {error.start}. Write the file again in "
-            "UTF-8."
-        ) from error
+    if complaint := half_character(text):
+        raise ProblemFileError(f"{column} {complaint}. Write the file again in UTF-8.")
     return text
 
 
