@@ -112,21 +112,23 @@ class _Now:
         self.llm = _model_of(last, self.first)
         self.computation = provenance.computation(self.llm.shape.dtype, self.llm.shape.device)
         self._check_computation()
-        self.agents = [(agent, identity_of(agent)) for agent in agents]
-        self.refused = self._prepare({row.agent_source for row in chosen})
-        self.agents = [(agent, identity_of(agent)) for agent in agents]  # anew: `prepare` may set what counts
+        found = [(agent, identity_of(agent)) for agent in agents]
+        meant = {row.agent_source: agent_now(row.agent_source, found) for row in chosen}
+        agents = [now[0] for now in meant.values() if now is not None]
+        self.refused = self._prepare(agents)
+        named = {id(agent): (agent, identity_of(agent)) for agent in agents}  # anew: `prepare` may set what counts
+        self.agents = {source: None if now is None else named[id(now[0])] for source, now in meant.items()}
         self.episodes = self._episodes()
         self.updated: dict[RowKey, EpisodeRow] = {}
 
-    def _prepare(self, sources: set[str]) -> dict[int, str]:
-        """Show the model to the agents that rows are of; return why which of them (`id`) refuse it."""
+    def _prepare(self, agents: Sequence[AgentLike]) -> dict[int, str]:
+        """Show the model to agents; return why which of them (`id`) refuse it."""
         refused = {}
-        for now in (agent_now(source, self.agents) for source in sorted(sources)):
-            if now is not None:
-                try:
-                    prepare_watched(self.llm, now[0])
-                except KVGymError as error:
-                    refused[id(now[0])] = str(error)
+        for agent in agents:
+            try:
+                prepare_watched(self.llm, agent)
+            except KVGymError as error:
+                refused[id(agent)] = str(error)
         return refused
 
     def _check_computation(self) -> None:
@@ -161,7 +163,7 @@ class _Now:
         for (agent, source, budget, mode), rows in cells.items():
             self.progress.describe(f"{agent}, budget {budget}, {mode}")
             self.progress.advance(1)
-            now = agent_now(source, self.agents)
+            now = self.agents[source]
             kept, drawn = self._why_kept(rows, now), list[EpisodeRow]()
             if now is not None and not kept:
                 rows = [row for row in rows if self._known_now(row, now).key != row.key]
@@ -249,7 +251,7 @@ class _Now:
         return run.model_copy(update={
             "run_id": "",
             "model": run.model | {"fingerprint": self.llm.fingerprint},
-            "agents": described([identity for _, identity in self.agents if identity.sha256 in made]),
+            "agents": described([now[1] for now in self.agents.values() if now is not None and now[1].sha256 in made]),
             "migrated": migrated,
         }).signed()  # fmt: skip
 
