@@ -18,11 +18,8 @@ from kv_gym.engine.episodes import EpisodeBatch, StepResult
 from kv_gym.engine.records import EpisodeRecord
 from kv_gym.errors import ScoreError
 from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.scoring import keep_scores
 
-DTYPES = (
-    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-    torch.uint8, torch.bool,
-)  # fmt: skip
 CHECK_EVERY = 8  # decisions, after which episodes that have ended are yielded: the model is compared with what it was
 
 logger = logging.getLogger(__name__)
@@ -167,31 +164,6 @@ def _side_by_side(
             ended = []
 
 
-def check_kind(scores: object, device: torch.device) -> None:
-    """Refuse what no scores can be.
-
-    Args:
-        scores: What an agent returned.
-        device: The model's.
-
-    Raises:
-        ScoreError: It is no dense tensor of real numbers on that device, or carries gradients.
-    """
-    if not isinstance(scores, torch.Tensor):
-        raise ScoreError(f"keep scores are {type(scores).__name__}, not a tensor of shape [N, L, H_kv, S].")
-    if type(scores) not in (torch.Tensor, torch.nn.Parameter):
-        raise ScoreError(f"keep scores are a tensor of the class {type(scores).__name__}. Return a plain one.")
-    if scores.requires_grad:
-        raise ScoreError("keep scores carry gradients. Return scores.detach().")
-    if scores.layout != torch.strided or scores.is_nested or scores.dtype not in DTYPES:
-        form = "nested" if scores.is_nested else str(scores.layout).removeprefix("torch.")
-        raise ScoreError(
-            f"keep scores are {form} tensors of {scores.dtype}. Return a dense tensor of real numbers, such as float32."
-        )
-    if scores.device.type != device.type:
-        raise ScoreError(f"keep scores are on {scores.device}, the model is on {device}. Return scores.to({device}).")
-
-
 def decide(batch: EpisodeBatch, agent: AgentLike, guard: Guard) -> tuple[float, StepResult]:
     """Let the agent choose and the LLM write; errors of the agent become `AgentFailure`.
 
@@ -208,11 +180,10 @@ def decide(batch: EpisodeBatch, agent: AgentLike, guard: Guard) -> tuple[float, 
         view = batch.slots()
         with torch.no_grad(), guard.watch():
             clock = time.perf_counter()
-            scores = agent.score(view)
-            if type(scores) is torch.Tensor and scores.is_cuda:
+            scores = keep_scores(agent, view)
+            if scores.is_cuda:
                 torch.cuda.synchronize(scores.device)  # else the clock stops before the work is done
             scoring = [time.perf_counter() - clock]
-        check_kind(scores, batch.llm.shape.device)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit() and the like are failures of the agent, not an end of the benchmark

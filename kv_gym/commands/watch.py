@@ -121,10 +121,12 @@ class Episode:
         """
         import torch
 
+        from kv_gym.scoring import keep_scores
+
         yield self._frames.frames([0])[0]
         while self.batch.active[0]:
             with torch.no_grad():
-                scores = self.agent.score(self.batch.slots())
+                scores = keep_scores(self.agent, self.batch.slots())
             self._frames.begin_step()
             self._frames.end_step(self.batch.step(scores))
             yield self._frames.frames([0])[0]

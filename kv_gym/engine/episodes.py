@@ -27,6 +27,7 @@ from kv_gym.errors import BudgetError, ConfigError
 from kv_gym.llm.accumulators import ACCUMULATORS
 from kv_gym.llm.cache import SlotCache
 from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.tokens import TokenReader, way_to_read
 from kv_gym.problems.grading import UndecidedError, grade
 from kv_gym.rewards import REWARD_TERMS, total_reward, weights_of
 
@@ -83,6 +84,7 @@ class EpisodeBatch:
         self.llm, self.config, self.n = llm, config, n
         self.decoding = Decoding(config.temperature, config.top_p, config.top_k)
         self.cache = SlotCache(llm.shape, n, config.budget, config.evict_every, queries, statistics)
+        self.reader = TokenReader(llm, self.cache, way_to_read(llm.shape.device))
         self.shadow = Shadow(llm, n, text_capacity(config)) if config.shadow else None
         self.labels = Labels(llm, config, n) if hindsight else None
         self.texts = Texts(llm, config, n)
@@ -208,13 +210,15 @@ class EpisodeBatch:
         """Read `evict_every` tokens a row: those whose tokens are all known in one chunk, the others one by one."""
         known = self.texts.known(rows)
         parts = []
-        for chosen, read in ((known, self._read_chunk), (~known, self._read_one_by_one)):
+        for chosen, read, whole in (
+            (known, self._read_chunk, False),
+            (~known, self._read_one_by_one, self.reader.fixed),
+        ):
             index = rows[chosen]
             if len(index):
-                parts.append(
-                    (self.cache if len(index) == self.n else self.cache.select(index), index, start[chosen], read)
-                )
-        for cache, index, first, read in parts:
+                cache = self.cache if whole or len(index) == self.n else self.cache.select(index)
+                parts.append((cache, index, start[chosen], read))
+        for cache, index, first, read in reversed(parts):  # the whole batch first: other rows are put back behind it
             read(cache, index, first)
             if cache is not self.cache:
                 self.cache.put(index, cache)
@@ -228,11 +232,16 @@ class EpisodeBatch:
         texts.surprisal[row, after], texts.entropy[row, after] = surprisal_and_entropy(logits, texts.tokens[row, after])
 
     def _read_one_by_one(self, cache: SlotCache, rows: Tensor, start: Tensor) -> None:
-        texts = self.texts
+        texts, reader = self.texts, self.reader if cache is self.cache else TokenReader(self.llm, cache)
+        place = slice(None) if len(rows) == cache.n else rows
+        positions = torch.zeros(cache.n, self.config.evict_every, dtype=torch.long, device=start.device)
+        positions[place] = start[:, None] + torch.arange(self.config.evict_every, device=start.device)
+        cache.open(positions)
         for offset in range(self.config.evict_every):
             position = start + offset
-            tokens = texts.tokens[rows, position][:, None]
-            logits = self.llm.read(tokens, position[:, None], cache, last_only=True)[:, 0]
+            reader.tokens[place] = texts.tokens[rows, position]
+            reader.positions[place] = position
+            logits = reader.read()[place]
             chosen = self._choose(rows, position + 1, logits)
             nll, spread = surprisal_and_entropy(logits, chosen)
             texts.surprisal[rows, position + 1], texts.entropy[rows, position + 1] = nll, spread

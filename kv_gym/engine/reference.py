@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -28,6 +29,7 @@ from kv_gym.errors import ReferenceFileError
 from kv_gym.files import cache_folder, write_whole
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.tokens import TokenReader, way_to_read
 from kv_gym.llm.prompts import Chat, encode_text
 from kv_gym.problems import Problem
 from kv_gym.problems.grading import GRADING_VERSION, UndecidedError, closing_brace, grade
@@ -37,6 +39,7 @@ BOX = "\\boxed{"
 ANSWER_CALL = "\n\nThe final answer is $"  # goes behind a trace that never opens a box
 logger = logging.getLogger(__name__)
 
+LOOK_EVERY = 8  # tokens, after which texts that have ended are looked for: each look waits for the device
 NUMBERS_AT_ONCE = 2**26  # a prompt is read in chunks whose logits, and whose masks, are no more than that
 
 
@@ -295,27 +298,32 @@ def generate_references(
     draws = torch.stack([uniform_draws(seed, capacity + 1) for seed in seeds]).to(device)
     cache = FullCache(llm.shape, n, capacity)
     logits = _read_known(llm, cache, tokens, n_known, surprisal, entropy)
-    rows = torch.arange(n, device=device)
+    rows, reader = torch.arange(n, device=device), TokenReader(llm, cache, way_to_read(device))
     length = n_known.clone()
     stop_ids = torch.tensor(llm.stop_ids, device=device)
     active = torch.ones(n, dtype=torch.bool, device=device)
-    while True:
+    told, longest = torch.zeros_like(active), int(n_known.max())
+    for step in itertools.count(1):
         chosen = decoding.choose(logits, draws[rows, length])
         nll, spread = surprisal_and_entropy(logits, chosen)
         for table, values in ((tokens, chosen), (surprisal, nll), (entropy, spread)):
             table[rows, length] = torch.where(active, values, table[rows, length])
         stopped = torch.isin(chosen, stop_ids)
         end = torch.where(active & stopped, length + 1, end)
-        ended = active & (stopped | (length + 1 >= end))
-        active &= ~ended
-        for i in ended.nonzero()[:, 0].tolist():
+        active &= ~stopped & (length + 1 < end)
+        for i in (~active & ~told).nonzero()[:, 0].tolist() if step % LOOK_EVERY == 0 else ():
             if problems[i].trace:
                 end[i] = n_known[i] + answer_length(llm, tokens[i, n_known[i] : end[i]])
             columns = (table[i, : end[i]] for table in (tokens, surprisal, entropy))
             yield i, _reference(llm, problems[i], int(n_prompt[i]), *columns)
-        if not active.any():
-            return
-        logits = llm.read(tokens[rows, length][:, None], length[:, None], cache, last_only=True)[:, 0]
+        if step % LOOK_EVERY == 0:
+            if not active.any():
+                return
+            told = ~active
+        reader.tokens.copy_(tokens[rows, length])
+        reader.positions.copy_(length)
+        cache.open(reader.positions[:, None], min(capacity, reader.room(longest + step)))
+        logits = reader.read()
         length = length + active.long()
 
 

@@ -72,7 +72,9 @@ class SlotView:
         What is computed layer by layer stays in the processor's caches and in memory that the allocator reuses: on a
         CPU that is several times as fast as all layers at once.
         """
-        assert self._layers == slice(None), "a single layer has no layers"
+        if self._layers != slice(None):
+            yield self
+            return
         for index in range(self._cache.shape.n_layers):
             one, here = copy.copy(self), slice(index, index + 1)
             one._cache, one._layers, one._rows = self._cache.layer(index), here, None
@@ -80,6 +82,11 @@ class SlotView:
             if self.hindsight is not None:
                 one.hindsight = Hindsight(self.hindsight.future[:, here], self.hindsight.total[:, here])
             yield one
+
+    @property
+    def first_layer(self) -> int:
+        """Which of the model's layers is the first of this view."""
+        return self._layers.start or 0
 
     @property
     def shape(self) -> torch.Size:

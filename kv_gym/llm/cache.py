@@ -7,6 +7,7 @@ positions. `FullCache` never evicts and indexes slots by position, so rows of di
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -114,6 +115,10 @@ class SlotCache(Cache):
         self.positions = torch.zeros(kv, dtype=torch.long, device=shape.device)
         self.queries = torch.zeros(shape.n_layers, n, shape.n_q_heads, self.n_obs, shape.head_dim, **options)
         self.query_positions = torch.full((n, self.n_obs), -1, device=shape.device)
+        # A compiler writes into parts of which it does not know that they are parts; into a slice it copies the whole.
+        self._layer_keys, self._layer_values, self._layer_queries = (
+            list(tensor.unbind()) for tensor in (self.keys, self.values, self.queries)
+        )
         self.statistics = new_statistics(track, kv[:2], shape.n_kv_heads, shape.group, self.slots, shape.device)
         self.carried: dict[str, Tensor] = {}
         self._fills: dict[str, float] = {}
@@ -121,6 +126,9 @@ class SlotCache(Cache):
         self.scale = 1.0
         self.length = 0
         self._new = 0  # tokens in the forward under way
+        self._one_by_one = False  # whether a window is read token by token; then
+        self._cursor = torch.zeros(1, dtype=torch.long, device=shape.device)  # is the slot of the newest token, and
+        self._mask = torch.zeros(self.slots, **options)  # is added to logits, [S]
         self._settled: list[Tensor] = []  # attention of the window by layer, until the slots change
 
     @property
@@ -130,16 +138,43 @@ class SlotCache(Cache):
 
     def begin(self, positions: Tensor) -> None:
         """Announce a forward over tokens at `positions` [N, T]; their slots are the next T."""
-        self._new, self._settled = positions.shape[1], []
+        self._new, self._settled, self._one_by_one = positions.shape[1], [], False
         start, self.length = self.length, self.length + self._new
         assert self.length <= self.slots, f"{self.length} slots do not fit into {self.slots}"
         self.positions[..., start : self.length] = positions[None, :, None]
         kept = min(self._new, self.n_obs)
         self.query_positions = torch.cat([self.query_positions[:, kept:], positions[:, -kept:]], 1)
-        self.queries = torch.cat([self.queries[..., kept:, :], self.queries[..., :kept, :]], -2)
+        if kept < self.n_obs:
+            for queries in self.queries:
+                queries[..., :-kept, :] = queries[..., kept:, :].clone()
+
+    def open(self, positions: Tensor) -> None:
+        """Announce a window whose tokens, at `positions` [N, evict_every], are read one by one.
+
+        Room is made for all of them at once, so that each forward works on the same tensors in the same shapes; where
+        it writes is a number on the device.
+        """
+        self.begin(positions)
+        assert self.length == self.slots, "a window ends with all slots filled"
+        self._one_by_one = True
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Go back to the beginning of the window that is open."""
+        self._cursor.fill_(self.budget - 1)
+        self._mask[: self.budget].fill_(0)
+        self._mask[self.budget :].fill_(-math.inf)
+
+    def advance(self) -> None:
+        """Go to the next token of the window that is open."""
+        self._cursor += 1
+        self._mask.index_fill_(0, self._cursor, 0)
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values [N, H_kv, T, D] of one layer; return all that are filled."""
+        if self._one_by_one:
+            keys, values = self._layer_keys[layer], self._layer_values[layer]
+            return keys.index_copy_(2, self._cursor, key), values.index_copy_(2, self._cursor, value)
         self.keys[layer, :, :, self.length - self._new : self.length] = key
         self.values[layer, :, :, self.length - self._new : self.length] = value
         return self.keys[layer, :, :, : self.length], self.values[layer, :, :, : self.length]
@@ -147,6 +182,9 @@ class SlotCache(Cache):
     def observe(self, layer: int, query: Tensor, key: Tensor, scale: float) -> None:
         """Keep the newest queries; at a prefill, accumulate the attention of those that will not be kept."""
         self.scale = scale
+        if self._one_by_one:
+            self._layer_queries[layer].index_copy_(2, self._cursor + (self.n_obs - self.slots), query)
+            return
         kept = min(self._new, self.n_obs)
         self.queries[layer, :, :, self.n_obs - kept :] = query[:, :, -kept:]
         if self.statistics and self._new == self.length:
@@ -165,6 +203,8 @@ class SlotCache(Cache):
 
     def visible(self, length: int, group: int) -> Tensor | None:
         """Which slots the queries of this forward see, [group * T, S]; None means all."""
+        if self._one_by_one:
+            return self._mask.expand(group * length, -1)
         if length == 1:
             return None
         mask = torch.ones(length, self.length, dtype=torch.bool, device=self.shape.device)
@@ -224,8 +264,9 @@ class SlotCache(Cache):
     def evict(self, keep: Tensor) -> None:
         """Keep the slots `keep` [L, N, H_kv, budget], given in time order; all others are gone for good."""
         index = keep[..., None].expand(*keep.shape, self.shape.head_dim)
-        for tensor in (self.keys, self.values):
-            tensor[..., : self.budget, :] = tensor.gather(-2, index)
+        for layer, chosen in enumerate(index):  # a copy of one layer at a time
+            for tensor in (self.keys[layer], self.values[layer]):
+                tensor[..., : self.budget, :] = tensor.gather(-2, chosen)
         self.positions[..., : self.budget] = self.positions.gather(-1, keep)
         for name, tensor in self.carried.items():
             tensor[..., : self.budget] = tensor.gather(-1, keep)
@@ -312,12 +353,30 @@ class FullCache(Cache):
         self._positions = torch.zeros(n, 0, dtype=torch.long, device=shape.device)
         self.rows = torch.arange(n, device=shape.device)
         self._visible: dict[int, Tensor] = {}
+        self._longest: int | None = None
+
+    def expect(self, longest: int) -> None:
+        """Say where the texts end, at most, behind the next forward: else each one waits for the device to know."""
+        self._longest = longest
+
+    def open(self, positions: Tensor, longest: int) -> None:
+        """Announce forwards of one token a row, at `positions` [R, 1] as they stand then, up to a text of `longest`."""
+        self.expect(longest)
+        self.begin(positions)
+
+    def advance(self) -> None:
+        """Go to the next token, whose positions stand where `open` was told."""
+        self._visible = {}
+
+    def rewind(self) -> None:
+        """Nothing to do: a token stands at its position."""
 
     def begin(self, positions: Tensor) -> None:
         """Announce a forward over tokens at `positions` [R, T]; what stands there is overwritten."""
         self._positions = positions
         self._visible = {}
-        self.length = int(positions.max()) + 1
+        self.length = int(positions.max()) + 1 if self._longest is None else self._longest
+        self._longest = None
         taken = self.keys.shape[3]
         if self.length > taken:
             more = min(self.capacity, max(self.length, 2 * taken)) - taken

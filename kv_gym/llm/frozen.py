@@ -71,6 +71,11 @@ class FrozenLLM:
             Logits float32 [N, T, V], or [N, 1, V] of the last token with `last_only`.
         """
         cache.begin(positions)
+        return self.forward(tokens, positions, cache, last_only)
+
+    @torch.no_grad()
+    def forward(self, tokens: Tensor, positions: Tensor, cache: SlotCache | FullCache, last_only: bool) -> Tensor:
+        """The same where the cache has been told."""
         reading = READING.set(cache)
         try:
             arguments: dict[str, Any] = {self.cache_name: cache, "position_ids": self._within(positions)}

@@ -31,6 +31,7 @@ class Keyformer(Agent):
     """
 
     name = "keyformer"
+    scope = "model"  # one stream of draws for all layers
 
     def __init__(self, recent: float = 0.3, horizon: int = 0) -> None:
         self.recent, self.horizon = recent, horizon

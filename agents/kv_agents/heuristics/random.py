@@ -23,6 +23,7 @@ class Random(Agent):
     """
 
     name = "random"
+    scope = "model"  # one stream of draws for all layers
 
     def score(self, slots: SlotView) -> Tensor:
         """Draw each row from its own generator."""

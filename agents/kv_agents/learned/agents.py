@@ -25,6 +25,7 @@ class Learned(Agent):
     """
 
     shipped: ClassVar[str]
+    scope = "model"  # an MLP of its own for each layer; scorers go layer by layer themselves
 
     def __init__(self, checkpoint: str = "") -> None:
         path = self._path = checkpoints.find(checkpoint or self.shipped)
