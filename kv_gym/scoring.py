@@ -49,7 +49,7 @@ def _checked(scores: object, slots: SlotView) -> Tensor:
     assert isinstance(scores, Tensor)
     if scores.shape != slots.shape:
         raise ScoreError(
-            f"keep scores have shape {tuple(scores.shape)}; one score per slot is {tuple(slots.shape)} [N, L, H_kv, S]. "
+            f"keep scores have shape {tuple(scores.shape)}; one per slot is {tuple(slots.shape)} [N, L, H_kv, S]. "
             "Agents see one layer at a time, unless their class has scope = 'model'."
         )
     return scores

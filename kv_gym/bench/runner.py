@@ -84,7 +84,7 @@ class Runner:
             for episode in episodes:
                 record = full_cache_record(self.llm, cell.config, episode.reference)
                 row = self._ungraded_row(cell, episode, record) or self._full_cache_row(cell, episode, record)
-                self._write(row, record.text)
+                self._write(row, record)
             return
         if not any(agent is cell.agent for agent in self._shown):
             prepare_watched(self.llm, cell.agent)
@@ -106,7 +106,7 @@ class Runner:
                     self._write(self._row(cell, episode, failed=outcome.reason))
                     continue
                 row = self._ungraded_row(cell, episode, outcome) or self._played_row(cell, episode, outcome, spent)
-                self._write(row, outcome.text)
+                self._write(row, outcome)
         except ModelTouched as touched:
             for episode in left.values():
                 self._write(self._row(cell, episode, failed=reason_of(touched)))
@@ -127,10 +127,10 @@ class Runner:
             )
         self.llm, self._shown = llm, []
 
-    def _write(self, row: EpisodeRow, text: str = "") -> None:
+    def _write(self, row: EpisodeRow, record: EpisodeRecord | None = None) -> None:
         self.progress.advance(1)
-        if self.texts is not None and row.failed is None:
-            self.texts.add(row, text)  # first: a row without its text would be played again
+        if self.texts is not None and row.failed is None and record is not None:
+            self.texts.add(row, record)  # first: a row without its text would be played again
         stored = self.file.rows.episodes.get(row.key)
         if stored is not None and stored.failed in (None, row.failed):
             return  # played for its text, or failed as before

@@ -1,7 +1,11 @@
-"""What was generated, beside the rows: `texts.jsonl.gz`, a line an episode, named by the row that it belongs to."""
+"""What was generated, beside the rows: `texts.jsonl.gz`, a line an episode, named by the row that it belongs to.
+
+A replayed text is known; there the line also has the loss of each of its tokens, in half precision.
+"""
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import zlib
@@ -9,7 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from kv_gym.bench.rows import EpisodeRow, RowFileError, sha256_of
+from kv_gym.engine.records import EpisodeRecord
 from kv_gym.files import LineFile, remove_drafts, write_whole
 from kv_gym.problems.grading import extract_answer
 
@@ -48,15 +57,15 @@ class TextFile:
             self._file.close()
             raise
 
-    def add(self, row: EpisodeRow, text: str) -> None:
+    def add(self, row: EpisodeRow, record: EpisodeRecord) -> None:
         """Append the text of a row. When this returns, a kill of the process cannot lose it."""
         if (key := text_key(row)) in self.known:
             return
         line = {
             "key": key, "agent": row.agent, "budget": row.budget, "mode": row.mode, "problem": row.problem,
             "seed": row.seed, "correct": row.correct, "stop": row.stop, "tokens_sha256": row.tokens_sha256,
-            "text": text,
-        }  # fmt: skip
+            "text": record.text,
+        } | ({} if record.losses is None else {"losses": packed(record.losses)})  # fmt: skip
         self._file.add(json.dumps(line).encode())
         self.known.add(key)
 
@@ -89,6 +98,16 @@ def read_texts(folder: Path) -> Iterator[dict[str, Any]]:
             if text["key"] not in seen:
                 seen.add(text["key"])
                 yield text
+
+
+def packed(losses: Tensor) -> str:
+    """Losses as text: base64 of little-endian half precision numbers."""
+    return base64.b64encode(losses.cpu().numpy().astype("<f2").tobytes()).decode()
+
+
+def unpacked(losses: str) -> NDArray[np.float32]:
+    """Undo `packed`."""
+    return np.frombuffer(base64.b64decode(losses, validate=True), "<f2").astype(np.float32)
 
 
 def answers(folder: Path) -> dict[str, str | None]:

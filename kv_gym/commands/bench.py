@@ -73,7 +73,11 @@ def bench(
         float | None, typer.Option(help="An agent whose decision takes longer fails. Default: no limit.")
     ] = None,
     texts: Annotated[
-        bool, typer.Option("--texts", help="Keep every generated text in texts.jsonl.gz beside the rows.")
+        bool,
+        typer.Option(
+            "--texts",
+            help="Keep every text in texts.jsonl.gz beside the rows, and the loss of every token that is replayed.",
+        ),
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder of rows, report and plot. Default: runs/bench/ENV_ID.")

@@ -34,6 +34,7 @@ class EpisodeRecord:
         text: What was generated.
         evicted: Slots that went, [steps, L, H_kv, evict_every] int16, where the batch remembers them.
         undecided: Why the answer could not be graded; None if it was.
+        losses: In replay, -log p of each token of the trace after the first eviction, nats, [T].
     """
 
     correct: float
@@ -46,6 +47,7 @@ class EpisodeRecord:
     text: str
     evicted: Tensor | None = None
     undecided: str | None = None
+    losses: Tensor | None = None
 
 
 class Records:
@@ -129,6 +131,7 @@ class Records:
             text=texts.text(row),
             evicted=None if self._evicted is None else self.evicted(row),
             undecided=self.undecided[row],
+            losses=texts.losses(row) if self.config.mode == "replay" else None,
         )
 
 
@@ -147,6 +150,7 @@ def full_cache_record(llm: FrozenLLM, config: EnvConfig, reference: Reference) -
         actions_sha256=hashlib.sha256().hexdigest(),
         text=llm.decode(generated),
         undecided=reference.undecided,
+        losses=window.loss[0].float() if config.mode == "replay" else None,
     )
 
 

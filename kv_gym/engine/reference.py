@@ -29,8 +29,8 @@ from kv_gym.errors import ReferenceFileError
 from kv_gym.files import cache_folder, write_whole
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.frozen import FrozenLLM
-from kv_gym.llm.tokens import TokenReader, way_to_read
 from kv_gym.llm.prompts import Chat, encode_text
+from kv_gym.llm.tokens import TokenReader, way_to_read
 from kv_gym.problems import Problem
 from kv_gym.problems.grading import GRADING_VERSION, UndecidedError, closing_brace, grade
 

@@ -140,6 +140,11 @@ class Texts:
             score=score,
         )
 
+    def losses(self, row: int) -> Tensor:
+        """-log p of each token of the replayed trace behind the first eviction, nats, [T]."""
+        first = max(self.config.slots + 1, int(self.n_prompt[row]))
+        return self.surprisal[row, first : int(self.forced[row])].clone()
+
     def generated(self, row: int) -> Tensor:
         """Token ids that the episode in `row` has generated so far (its reference's first ones included)."""
         last = min(int(self.end[row]), int(self.length[row]) + 1)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from kv_agents.heuristics.full import FullCache
 from kv_agents.heuristics.rkv import RKV
 from kv_agents.heuristics.streaming import Streaming
@@ -17,8 +18,9 @@ from kv_gym.bench.benchmark import run_bench
 from kv_gym.bench.lost import Lost, agent_text, lost_episodes, record_command
 from kv_gym.bench.plan import Bench
 from kv_gym.bench.rows import RowFileError, read_rows
-from kv_gym.bench.texts import OPEN, PACKED, TextFile, answers, read_texts, text_key
+from kv_gym.bench.texts import OPEN, PACKED, TextFile, answers, read_texts, text_key, unpacked
 from kv_gym.commands import main as cli
+from kv_gym.engine.records import EpisodeRecord
 from kv_gym.engine.reference import ReferenceStore
 from kv_gym.errors import UnknownNameError
 from kv_gym.llm.loading import load_llm
@@ -81,10 +83,13 @@ def test_a_stop_between_packing_and_clearing_up_doubles_nothing(folder: Path, tm
     with TextFile(tmp_path) as texts:
         assert len(texts.known) == 6
         row = next(iter(read_rows(folder / "rows.jsonl").episodes.values()))
-        texts.add(row, "again")  # is there already
-        texts.add(row.model_copy(update={"seed": 7}), "new")
+        record = EpisodeRecord(1.0, "eos", 3, 1, {}, "", "", "new", losses=torch.tensor([0.1, 2.5]))
+        texts.add(row, replace(record, text="again"))  # is there already
+        texts.add(row.model_copy(update={"seed": 7}), record)
     found = list(read_texts(tmp_path))
-    assert [text["text"] for text in found if text["seed"] == 7] == ["new"] and len(found) == 7
+    [new] = [text for text in found if text["seed"] == 7]
+    assert new["text"] == "new" and len(found) == 7
+    assert unpacked(new["losses"]).tolist() == pytest.approx([0.1, 2.5], rel=1e-3)
     assert [path.name for path in tmp_path.iterdir()] == [PACKED]
 
 
@@ -177,3 +182,15 @@ def test_the_report_refuses_options_that_change_nothing(folder: Path, capsys: py
     assert "--budget chooses among the problems of --lost" in refused("--budget", str(there[0]))
     assert "--json, --markdown were given" in refused("--json", "--markdown")
     assert "--markdown, --plot were given" in refused("--markdown", "--plot", "a.png")
+
+
+def test_the_loss_of_every_replayed_token_is_kept(bench: Bench, tmp_path: Path) -> None:
+    bench = replace(bench, modes=["replay"])
+    rows = {text_key(row): row for row in run_bench(bench, tmp_path / "rows.jsonl").rows}
+    kept = {text["key"]: unpacked(text["losses"]) for text in read_texts(tmp_path)}
+    assert kept.keys() == rows.keys() and len(rows) == 6
+    for key, losses in kept.items():
+        row = rows[key]
+        assert float(losses.mean()) == pytest.approx(row.loss, rel=2e-3)
+        full = next(kept[other] for other, one in rows.items() if one.problem == row.problem and one.agent == "full")
+        assert len(full) == len(losses) and float(full.mean()) == pytest.approx(row.loss_full, rel=2e-3)
