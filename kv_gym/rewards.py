@@ -36,7 +36,7 @@ class Window:
         sure: Of those, the ones that the full cache is sure of (`entropy_threshold`), [R, T] bool.
         high: Of those, the ones among the fifth of the text with the highest full-cache entropy, [R, T] bool.
         missed: Share of the full-cache attention that the window's queries would have paid to slots no longer there,
-            mean over queries and GQA group, [R, L, H_kv].
+            mean over queries and GQA group, [R, L, H_kv]; NaN where no full cache reads along.
         score: Of the answer, where the episode ended in this step; else 0. [R].
     """
 

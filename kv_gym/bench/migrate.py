@@ -202,7 +202,9 @@ class _Now:
         if not drawn:
             return "all of its episodes failed"
         mode = rows[0].mode
-        config = self.first.model_copy(update={"budget": rows[0].budget, "mode": mode, "shadow": mode == "replay"})
+        config = self.first.model_copy(
+            update={"budget": rows[0].budget, "mode": mode, "shadow": rows[0].measured("missed_attention") is not None}
+        )
         wrong: list[str] = []
         for row, outcome in self._again(agent, config, drawn):
             if isinstance(outcome, Failed):

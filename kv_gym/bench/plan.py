@@ -48,7 +48,8 @@ class Bench:
         modes: `generate`, `replay` or both; default is the page's.
         width: Episodes side by side.
         options: Other settings of the environment. Environments play the train split; the benchmark plays test.
-        texts: Keep every generated text beside the rows.
+        texts: Keep every generated text beside the rows, and the loss of each replayed token.
+        missed_attention: Let a full cache read along in replay, which takes about three times as long.
         agent_seconds: Longest time of a decision of an agent; None is without limit.
         problem_seeds: Of made problems: the first `problems` of as many seeds, from `problem_seed` of the options on.
     """
@@ -64,6 +65,7 @@ class Bench:
     problem_seeds: int = 1
     agent_seconds: float | None = None
     texts: bool = False
+    missed_attention: bool = False
 
     def __post_init__(self) -> None:
         defaults = env_page(self.env_id).bench
@@ -91,7 +93,8 @@ class Bench:
 
     def config(self, budget: int, mode: Mode) -> EnvConfig:
         """Settings of one cell."""
-        options = {"split": "test", **self.options, "budget": budget, "mode": mode, "shadow": mode == "replay"}
+        shadow = self.missed_attention and mode == "replay"
+        options = {"split": "test", **self.options, "budget": budget, "mode": mode, "shadow": shadow}
         return make_config(self.env_id, **options, n_problems=self.problems)
 
 
@@ -190,7 +193,7 @@ def config_of(run: RunRow, row: EpisodeRow) -> EnvConfig:
     config = make_config(
         row.env_id, **settings, n_recent=run.settings["recent"], granularity=run.settings["shared"], split=row.split,
         model=run.model["name"], revision=run.model.get("revision"), dtype=run.model["dtype"], budget=row.budget,
-        mode=row.mode, shadow=row.mode == "replay", n_problems=run.plan["problems"],
+        mode=row.mode, shadow=row.measured("missed_attention") is not None, n_problems=run.plan["problems"],
     )  # fmt: skip
     if sha256_of(result_settings(config)) != run.settings_sha256:
         raise ConfigError(f"the settings of {row.env_id} are others in this version. Play the rows again.")

@@ -179,6 +179,15 @@ class EpisodeRow(_Line):
         """Value of a column of `kv_gym.engine.measures`; None where it was not measured."""
         return self.__pydantic_extra__.get(column)
 
+    def replaces(self, other: EpisodeRow) -> bool:
+        """Whether it counts instead of an earlier row of its key: that one failed, or less of it was measured."""
+        if other.failed is not None or self.failed is not None:
+            return other.failed not in (None, self.failed)
+        mine, theirs = (
+            {name for name, value in row.__pydantic_extra__.items() if value is not None} for row in (self, other)
+        )
+        return mine > theirs
+
     @property
     def key(self) -> RowKey:
         """What must be equal for a row to be the same episode; a resumed run skips the keys it finds."""
@@ -210,14 +219,14 @@ class Rows:
     episodes: dict[RowKey, EpisodeRow]
 
     def add(self, line: RunRow | EpisodeRow) -> None:
-        """Add one line; of two episodes with one key the first stays, unless it failed: then the later one counts."""
+        """Add one line; of two episodes with one key the first stays, unless the later one replaces it."""
         if isinstance(line, RunRow):
             self.runs[line.run_id] = line
         elif line.run_id not in self.runs:
             raise ValueError(f"there is no run line {line.run_id!r} before it")
         else:
             known = self.episodes.get(line.key)
-            if known is None or known.failed is not None:
+            if known is None or line.replaces(known):
                 self.episodes[line.key] = line
 
 

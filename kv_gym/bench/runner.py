@@ -25,6 +25,7 @@ from kv_gym.problems import Problem
 from kv_gym.problems.grading import GRADING_VERSION
 
 RECORDED = ("correct", "stop", "n_tokens", "n_steps", "tokens_sha256", "actions_sha256")
+MISSED = "missed_attention"  # the column that only a full cache that reads along can fill
 
 
 class Runner:
@@ -76,6 +77,8 @@ class Runner:
         """
         stored = self.file.rows.episodes.get(row.key)
         if stored is None or stored.failed is not None:
+            return False
+        if self.bench.missed_attention and row.mode == "replay" and stored.measured(MISSED) is None:
             return False
         return self.texts is None or text_key(stored) in self.texts.known
 
@@ -132,7 +135,7 @@ class Runner:
         if self.texts is not None and row.failed is None and record is not None:
             self.texts.add(row, record)  # first: a row without its text would be played again
         stored = self.file.rows.episodes.get(row.key)
-        if stored is not None and stored.failed in (None, row.failed):
+        if stored is not None and not row.replaces(stored):
             return  # played for its text, or failed as before
         if row.run_id not in self.file.rows.runs:
             self.file.add(self.run_row)

@@ -64,9 +64,7 @@ def bench(
     ] = 1,
     mode: Annotated[
         ModeChoice | None,
-        typer.Option(
-            help="generate measures accuracy, replay measures losses and missed attention. Default: the env's page."
-        ),
+        typer.Option(help="generate measures accuracy, replay measures losses. Default: the env's page."),
     ] = None,
     width: Annotated[int, typer.Option(help="Episodes side by side.")] = 32,
     agent_seconds: Annotated[
@@ -77,6 +75,14 @@ def bench(
         typer.Option(
             "--texts",
             help="Keep every text in texts.jsonl.gz beside the rows, and the loss of every token that is replayed.",
+        ),
+    ] = False,
+    missed_attention: Annotated[
+        bool,
+        typer.Option(
+            "--missed-attention",
+            help="In replay, measure the attention that evicted slots would have got: a full cache reads along, which "
+            "takes about three times as long.",
         ),
     ] = False,
     out: Annotated[
@@ -112,8 +118,9 @@ def bench(
     options["split"] = split.value
     folder = out or Path("runs") / "bench" / env_id
     plan = _plan(
-        env_id, agent or [], budget or [], problems, seeds, problem_seeds, mode, width, options, agent_seconds, texts
-    )
+        env_id, agent or [], budget or [], problems, seeds, problem_seeds, mode, width, options, agent_seconds, texts,
+        missed_attention,
+    )  # fmt: skip
     _bench_one(plan, folder, as_json, plot)
 
 
@@ -138,7 +145,7 @@ def _bench_one(plan: Bench, folder: Path, as_json: bool, plot: bool) -> None:
 def _plan(
     env_id: str, names: list[str], budgets: list[int], problems: int | None, seeds: int, problem_seeds: int,
     mode: ModeChoice | None, width: int, options: dict[str, Any], agent_seconds: float | None,
-    texts: bool,
+    texts: bool, missed_attention: bool,
 ) -> Bench:  # fmt: skip
     from kv_gym.config import env_page, make_config
 
@@ -152,7 +159,10 @@ def _plan(
     if names == [ALL_AGENTS]:
         names = list(agent_entries())
     loaded = [build_agent(text) for text in names or page.bench.agents]
-    return Bench(env_id, loaded, budgets, problems, seeds, modes, width, options, problem_seeds, agent_seconds, texts)
+    return Bench(
+        env_id, loaded, budgets, problems, seeds, modes, width, options, problem_seeds, agent_seconds, texts,
+        missed_attention,
+    )  # fmt: skip
 
 
 def _run(plan: Bench, path: Path) -> BenchResult:

@@ -53,7 +53,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
             pair = f"{key}={value}"
             raise ConfigError(f"--set {pair!r}: {key} has an option of its own. Use {OWN_OPTIONS[key]} {value}.")
         if key == "shadow":
-            raise ConfigError("--set shadow: replay runs with a shadow and generate without. Use --mode.")
+            raise ConfigError("--set shadow: a full cache reads along in replay with --missed-attention. Use that.")
     return found
 
 

@@ -203,7 +203,9 @@ class EpisodeBatch:
         self.records.add(rows, window)
         terms = {term.name: torch.zeros(self.n, device=rows.device) for term in REWARD_TERMS}
         for term in REWARD_TERMS:
-            terms[term.name][rows] = term.value(window, self.config)
+            terms[term.name][rows] = term.value(window, self.config).nan_to_num(
+                0.0
+            )  # what is not measured costs nothing
         return StepResult(total_reward(terms, weights_of(self.config)), terms, terminated, truncated)
 
     def _read_window(self, rows: Tensor, start: Tensor) -> None:

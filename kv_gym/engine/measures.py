@@ -157,7 +157,7 @@ def sums_of(window: Window, config: Any) -> Iterator[tuple[str, Tensor, Tensor]]
         for name, value in measure.columns.items():
             values = value(window, config)
             if measure.per == "step":
-                yield name, values, steps
+                yield name, values.nan_to_num(0.0), steps * ~values.isnan()
             else:  # what does not count may be anything, also no number
                 yield name, values.where(over, 0.0).sum(-1), over.sum(-1)
 

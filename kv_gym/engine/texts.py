@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -126,7 +128,7 @@ class Texts:
         if replay:  # the answer is the LLM's own text; what is measured is the trace
             counted &= after < self.forced[row]
         if missed is None:
-            missed = torch.zeros(len(rows), 1, 1, device=after.device)
+            missed = torch.full((len(rows), 1, 1), math.nan, device=after.device)
             counted &= replay
         entropy = self.entropy_full[row, after]
         return Window(

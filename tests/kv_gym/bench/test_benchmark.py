@@ -144,10 +144,27 @@ def test_rows_lead_to_all_provenance(small: Bench, wide: tuple[Path, BenchResult
 
 def test_losses_are_measured_in_replay_only(wide: tuple[Path, BenchResult]) -> None:
     for row in wide[1].rows:
-        columns = ("loss", "loss_full", "loss_spike", "attention_spike", "missed_attention")
+        columns = ("loss", "loss_full", "loss_spike")
         measured = [row.measured(column) for column in columns]
         assert all((value is not None) == (row.mode == "replay") for value in measured)
+        assert all(row.measured(name) is None for name in ("attention_spike", "missed_attention")) or not row.evicts
         assert row.correct is not None and row.stop in ("eos", "length") and row.failed is None
+
+
+def test_missed_attention_is_measured_when_asked_for(small: Bench, tmp_path: Path) -> None:
+    plain = replace(small, agents=[Streaming()], budgets=[40], modes=["replay"], problems=2, seeds=1)
+    watched, path = replace(plain, missed_attention=True), tmp_path / "rows.jsonl"
+    before = run_bench(plain, path)
+    after = run_bench(watched, path)  # what was not measured is played again, and counts
+    assert before.n_new == after.n_new == 2 and run_bench(watched, path).n_new == run_bench(plain, path).n_new == 0
+    for old, new in zip(before.rows, after.rows, strict=True):
+        assert old.measured("missed_attention") is None
+        assert 0 < (new.measured("missed_attention") or 0) < 1 and new.measured("attention_spike") is not None
+        assert (new.key, new.actions_sha256, new.measured("loss")) == (
+            old.key,
+            old.actions_sha256,
+            old.measured("loss"),
+        )
 
 
 @pytest.mark.parametrize("mode", ["generate", "replay"])

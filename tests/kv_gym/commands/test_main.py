@@ -180,7 +180,7 @@ def test_values_of_settings_are_yaml() -> None:
     }  # fmt: skip
     with pytest.raises(ConfigError, match="not YAML"):
         parse_settings(["model=[1"])
-    with pytest.raises(ConfigError, match="Use --mode"):
+    with pytest.raises(ConfigError, match="--missed-attention"):
         parse_settings(["shadow=false"])
 
 

@@ -23,7 +23,7 @@ def test_the_last_of_two_values_counts() -> None:
         ("evict_every", "--set 'evict_every' has no value. Use --set KEY=VALUE"),
         ("a=[1", "--set 'a=\\[1': the value is not YAML"),
         ("a=!!python/object/apply:os.getcwd []", "the value is not YAML"),
-        ("shadow=false", "Use --mode"),
+        ("shadow=false", "--missed-attention"),
         *((f"{key}=5", f"{key} has an option of its own. Use {option} 5") for key, option in OWN_OPTIONS.items()),
     ],
 )
