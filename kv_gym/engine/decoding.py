@@ -30,11 +30,14 @@ class Decoding:
         """
         if self.temperature == 0:
             return logits.argmax(-1)
-        ordered, ids = (logits / self.temperature).sort(dim=-1, descending=True, stable=True)
-        probability = ordered.double().softmax(-1)  # a draw just below 1 must stay below 1
+        scaled = logits / self.temperature
+        if 0 < self.top_k < scaled.shape[-1]:  # far cheaper than to sort a whole vocabulary
+            ordered, ids = scaled.topk(self.top_k, dim=-1)
+        else:
+            ordered, ids = scaled.sort(dim=-1, descending=True, stable=True)
+        whole = scaled.double().logsumexp(-1, keepdim=True)
+        probability = (ordered.double() - whole).exp()  # a draw just below 1 must stay below 1
         outside = probability.cumsum(-1) - probability >= self.top_p  # the token that crosses top_p stays in
-        if self.top_k:
-            outside[:, self.top_k :] = True
         cumulative = probability.masked_fill(outside, 0).cumsum(-1)
         index = torch.searchsorted(cumulative, uniform[:, None].to(cumulative) * cumulative[:, -1:], right=True)
         return ids.gather(-1, index.clamp_max(ids.shape[-1] - 1))[:, 0]

@@ -31,6 +31,7 @@ from kv_gym.llm.tokens import TokenReader, way_to_read
 from kv_gym.problems.grading import UndecidedError, grade
 from kv_gym.rewards import REWARD_TERMS, total_reward, weights_of
 
+TOKENS_AT_ONCE = 2**16  # that are read at the start of episodes
 logger = logging.getLogger(__name__)
 
 
@@ -108,14 +109,15 @@ class EpisodeBatch:
             self.texts.start(row, reference, seed)
             self.records.start(row)
             self.decision[row], self.seeds[row], self.active[row] = 0, seed, True
-        first = torch.arange(config.slots, device=index.device).expand(len(index), -1)
-        tokens, track = self.texts.tokens[index, : config.slots], cache.statistics
-        part = SlotCache(self.llm.shape, len(index), config.budget, config.evict_every, cache.n_obs, track)
-        self.llm.read(tokens, first, part, last_only=True)
-        part.settle()
-        cache.put(index, part)
-        if self.shadow is not None:
-            self.shadow.reset(index, tokens, first)
+        for some in index.split(max(1, TOKENS_AT_ONCE // config.slots)):
+            first = torch.arange(config.slots, device=index.device).expand(len(some), -1)
+            tokens, track = self.texts.tokens[some, : config.slots], cache.statistics
+            part = SlotCache(self.llm.shape, len(some), config.budget, config.evict_every, cache.n_obs, track)
+            self.llm.read(tokens, first, part, last_only=True)
+            part.settle()
+            cache.put(some, part)
+            if self.shadow is not None:
+                self.shadow.reset(some, tokens)
         if self.labels is not None:
             self.labels.start(index, references)
 
@@ -154,10 +156,10 @@ class EpisodeBatch:
 
     def shown(self) -> dict[str, Tensor]:
         """Tensors that an agent sees, or can reach through what it sees, by name: it may change none of them."""
-        texts, labels = self.texts, {} if self.labels is None else {"golden labels": self.labels.blocks}
+        texts = self.texts
         tables = {f"the texts' {name}": value for name, value in vars(texts).items() if isinstance(value, Tensor)}
         own = {"decision": self.decision, "seeds": self.seeds, "active": self.active}
-        return {f"slots' {name}": value for name, value in self.cache.shown().items()} | tables | labels | own
+        return {f"slots' {name}": value for name, value in self.cache.shown().items()} | tables | own
 
     def slots(self) -> SlotView:
         """Return what an agent sees now."""

@@ -1,28 +1,37 @@
 """Golden Eviction: hindsight labels from the attention that slots will get.
 
 Source: ForesightKV, arXiv:2602.03203: mean over the queries of a future block and over the GQA group, maximum over
-future blocks. Differs from its code: a ragged last block is averaged over its true length, and everything is float32.
-It is greedy, a strong label and not a proven optimum.
+future blocks. Differs from its code: a ragged last block is averaged over its true length, and everything is computed
+in float32. It is greedy, a strong label and not a proven optimum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from kv_gym.config import EnvConfig
 from kv_gym.engine.capacity import text_capacity
+from kv_gym.engine.reading import NUMBERS_AT_ONCE, read_known
 from kv_gym.engine.reference import Reference
 from kv_gym.engine.slots import Hindsight
 from kv_gym.llm.attention import attention_rows
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.frozen import FrozenLLM
 
+MOST_EXACT = 2**30
+"""Bytes of labels that are kept in float32; where it would be more, half precision has to do."""
 
-def block_attention(llm: FrozenLLM, tokens: Tensor, lengths: Tensor, start: int, block: int) -> Tensor:
-    """Full-cache attention to each token, averaged over blocks of later queries.
+
+def block_attention(
+    llm: FrozenLLM, tokens: Tensor, lengths: Tensor, start: int, block: int
+) -> Iterator[tuple[int, Tensor]]:
+    """Full-cache attention to each token, averaged over a block of later queries; block after block.
+
+    The text is read in chunks, and attention is that of one layer and a few rows at a time, so memory grows with the
+    length of the text and not with its square.
 
     Args:
         llm: The frozen LLM.
@@ -31,50 +40,42 @@ def block_attention(llm: FrozenLLM, tokens: Tensor, lengths: Tensor, start: int,
         start: Position of the first query of block 0.
         block: Queries per block.
 
-    Returns:
-        [N, L, H_kv, T, n_blocks] float32: mean over the queries of a block inside the text, and over the group.
+    Yields:
+        (b, [N, L, H_kv, S]): block b; S are the tokens up to its end. Mean over its queries that are inside the text,
+        and over the group.
     """
-    n, longest = tokens.shape
-    n_blocks = max(1, -(-(longest - start) // block))
-    shape = llm.shape
-    means = torch.zeros(n, shape.n_layers, shape.n_kv_heads, longest, n_blocks, device=tokens.device)
-    cache = FullCache(shape, n, longest)
-    slots = torch.arange(longest, device=tokens.device)
+    (n, longest), shape = tokens.shape, llm.shape
+    cache, slots = FullCache(shape, n, longest), torch.arange(longest, device=tokens.device)
+    read = 0
+    for b, first in enumerate(range(start, longest, block)):
+        read_known(llm, cache, tokens, read, first)
+        read = min(first + block, longest)
+        queries, means = slots[first:read], torch.zeros(n, shape.n_layers, shape.n_kv_heads, read, device=tokens.device)
+        inside = (queries < lengths[:, None])[:, None, None, :, None]
+        visible = slots[:read] <= queries[:, None]
 
-    def observe(layer: int, query: Tensor, key: Tensor, scale: float) -> None:
-        for b in range(n_blocks):
-            queries = slots[start + b * block : start + (b + 1) * block]
-            rows = attention_rows(query[:, :, queries], key, slots <= queries[:, None], scale)  # [N, H_kv, g, T_q, T]
-            inside = (queries < lengths[:, None])[:, None, None, :, None]
-            count = inside.sum(-2).clamp_min(1)
-            means[:, layer, :, :, b] = ((rows * inside).sum(-2) / count).mean(2)
+        def observe(
+            layer: int, query: Tensor, key: Tensor, scale: float,
+            means: Tensor = means, inside: Tensor = inside, visible: Tensor = visible,
+        ) -> None:  # fmt: skip
+            at_once = max(1, NUMBERS_AT_ONCE // (query[0, ..., 0].numel() * key.shape[2]))
+            for i in range(0, n, at_once):
+                some = slice(i, i + at_once)
+                rows = attention_rows(query[some], key[some], visible, scale)  # [N, H_kv, group, T, S]
+                total = (rows * inside[some]).sum(-2) / inside[some].sum(-2).clamp_min(1)
+                means[some, layer] = total.mean(2)
 
-    cache.observer = observe
-    positions = slots.expand(n, -1)
-    llm.read(tokens, positions, cache, last_only=True)
-    return means
-
-
-def coming_attention(blocks: Tensor, positions: Tensor, decision: Tensor) -> Tensor:
-    """Attention that each live slot will get in each block of queries still to come.
-
-    Args:
-        blocks: [N, L, H_kv, T, n_blocks] from `block_attention`.
-        positions: Of the live slots, [N, L, H_kv, S].
-        decision: Which decision of its episode each row stands at, [N]; block k holds the queries after decision k.
-
-    Returns:
-        [N, L, H_kv, S, n_blocks]; 0 for blocks that are past, and for positions beyond the recorded text.
-    """
-    *_, longest, n_blocks = blocks.shape
-    index = positions.clamp_max(longest - 1)[..., None].expand(*positions.shape, n_blocks)
-    past = torch.arange(n_blocks, device=blocks.device) < decision[:, None]  # [N, n_blocks]
-    unknown = (positions >= longest)[..., None] | past[:, None, None, None]
-    return blocks.gather(-2, index).masked_fill(unknown, 0.0)
+        cache.observer = observe
+        cache.expect(read)
+        llm.read(tokens[:, first:read], queries.expand(n, -1), cache, last_only=True)
+        cache.observer = None
+        yield b, means
 
 
 class Labels:
-    """Golden labels of N episodes, a row each.
+    """Golden labels of N episodes, a row each: for each decision, what every token of the text will get from then on.
+
+    They lie in the host's memory, and only those of the live slots go to the model's device.
 
     Args:
         llm: The frozen LLM.
@@ -86,7 +87,12 @@ class Labels:
         self.llm, self.config = llm, config
         capacity, shape = text_capacity(config), llm.shape
         n_blocks = max(0, -(-(capacity - config.slots) // config.evict_every))
-        self.blocks = torch.zeros(n, shape.n_layers, shape.n_kv_heads, capacity, n_blocks, device=shape.device)
+        size = (n, n_blocks + 1, shape.n_layers, shape.n_kv_heads, capacity)  # nothing comes behind the last block
+        exact = 2 * 4 * torch.Size(size).numel() <= MOST_EXACT
+        dtype = torch.float32 if exact else torch.float16
+        # The sum over blocks is below 2**15 then, and shares far below the average one keep their places.
+        self._unit = 1.0 if exact else 2.0 ** (14 - n_blocks.bit_length())
+        self._largest, self._total = (torch.zeros(size, dtype=dtype) for _ in range(2))
 
     def start(self, rows: Tensor, references: Sequence[Reference]) -> None:
         """Look ahead in the references of the episodes that start in `rows` [R]."""
@@ -95,11 +101,29 @@ class Labels:
         for i, reference in enumerate(references):
             tokens[i, : len(reference)] = reference.tokens
         blocks = block_attention(self.llm, tokens, lengths, self.config.slots, self.config.evict_every)
-        self.blocks[rows] = 0
-        longest, n_blocks = blocks.shape[-2:]
-        self.blocks[rows, :, :, :longest, :n_blocks] = blocks
+        self.put(rows.cpu(), blocks)
+
+    def put(self, rows: Tensor, blocks: Iterator[tuple[int, Tensor]]) -> None:
+        """Enter the attention of each block for `rows` [R], in order: see `block_attention`."""
+        self._largest[rows], self._total[rows] = 0, 0
+        last = 0
+        for last, means in blocks:
+            self._largest[rows, last, ..., : means.shape[-1]] = (means.cpu() * self._unit).to(self._largest.dtype)
+        self._total[rows, last] = self._largest[rows, last]
+        for b in range(last - 1, -1, -1):  # from then on: of this block and all behind it
+            self._total[rows, b] = self._largest[rows, b] + self._total[rows, b + 1]
+            self._largest[rows, b] = torch.maximum(self._largest[rows, b], self._largest[rows, b + 1])
 
     def of(self, positions: Tensor, decision: Tensor) -> Hindsight:
-        """Labels of the live slots at `positions` [N, L, H_kv, S], at each row's decision [N]."""
-        coming = coming_attention(self.blocks, positions, decision)
-        return Hindsight(coming.amax(-1), coming.sum(-1))
+        """Labels of the live slots at `positions` [N, L, H_kv, S], at each row's decision [N].
+
+        They are 0 for positions beyond the recorded text.
+        """
+        home, rows = positions.cpu(), torch.arange(len(positions))
+        block = decision.cpu().clamp_max(self._largest.shape[1] - 1)
+        index = home.clamp_max(self._largest.shape[-1] - 1)
+
+        def now(table: Tensor) -> Tensor:
+            return (table[rows, block].gather(-1, index).float() / self._unit).to(positions.device)
+
+        return Hindsight(now(self._largest), now(self._total))

@@ -25,6 +25,7 @@ from torch import Tensor
 from kv_gym.config import EnvConfig
 from kv_gym.engine.capacity import check_capacity
 from kv_gym.engine.decoding import Decoding, surprisal_and_entropy, uniform_draws
+from kv_gym.engine.reading import NUMBERS_AT_ONCE
 from kv_gym.errors import ReferenceFileError
 from kv_gym.files import cache_folder, write_whole
 from kv_gym.llm.cache import FullCache
@@ -40,7 +41,6 @@ ANSWER_CALL = "\n\nThe final answer is $"  # goes behind a trace that never open
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 8  # tokens, after which texts that have ended are looked for: each look waits for the device
-NUMBERS_AT_ONCE = 2**26  # a prompt is read in chunks whose logits, and whose masks, are no more than that
 
 
 @dataclass(frozen=True)
@@ -349,6 +349,7 @@ def _read_known(
     for start in range(0, longest, chunk):
         stop = min(start + chunk, longest)
         positions = torch.arange(start, stop, device=tokens.device)
+        cache.expect(stop)
         logits = llm.read(tokens[:, start:stop], positions.expand(n, -1), cache)
         after = positions + 1
         surprisal[:, after], entropy[:, after] = surprisal_and_entropy(logits, tokens[:, after])

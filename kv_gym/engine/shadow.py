@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from kv_gym.engine.reading import read_known
 from kv_gym.llm.attention import attention_logits
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.frozen import FrozenLLM
@@ -51,10 +52,10 @@ class Shadow:
         self.llm = llm
         self.cache = FullCache(llm.shape, n, capacity)
 
-    def reset(self, rows: Tensor, tokens: Tensor, positions: Tensor) -> None:
+    def reset(self, rows: Tensor, tokens: Tensor) -> None:
         """Start episodes in `rows` [R] with their first tokens [R, T]."""
         self.cache.rows = rows
-        self.llm.read(tokens, positions, self.cache, last_only=True)
+        read_known(self.llm, self.cache, tokens, 0, tokens.shape[1])
 
     def read(self, rows: Tensor, tokens: Tensor, positions: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
         """Read a window and measure the attention it pays to slots that the evicting cache no longer has.

@@ -50,7 +50,7 @@ def test_all_slots_miss_nothing_and_windows_may_come_in_parts(monkeypatch: pytes
         monkeypatch.setattr(shadow, "NUMBERS_AT_ONCE", at_once)
         for live in (torch.arange(12), torch.tensor([0, 3, 8, 9, 10, 11])):
             copy = Shadow(llm, 3, 64)
-            copy.reset(rows, tokens[:, :8], first)
+            copy.reset(rows, tokens[:, :8])
             missed.append(copy.read(rows, tokens[:, 8:], then, live.expand(shape))[1])
     torch.testing.assert_close(missed[0], torch.zeros_like(missed[0]), atol=1e-5, rtol=0)
     assert (missed[1] > 0.01).any()

@@ -1,0 +1,23 @@
+"""Reading a known text into a full cache without more memory than its length asks for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kv_gym.llm.cache import FullCache
+from kv_gym.llm.frozen import FrozenLLM
+
+NUMBERS_AT_ONCE = 2**26
+"""Numbers of a temporary: the logits of a chunk, what its queries may see, or its attention in one layer."""
+
+
+def read_known(llm: FrozenLLM, cache: FullCache, tokens: Tensor, start: int, stop: int) -> None:
+    """Read tokens `start` to `stop` - 1 of texts [R, T] in chunks, when nobody asks for their logits."""
+    n = len(tokens)
+    chunk = max(1, NUMBERS_AT_ONCE // (n * llm.shape.group * max(1, stop)))
+    for first in range(start, stop, chunk):
+        last = min(first + chunk, stop)
+        positions = torch.arange(first, last, device=tokens.device).expand(n, -1)
+        cache.expect(last)
+        llm.read(tokens[:, first:last], positions, cache, last_only=True)
