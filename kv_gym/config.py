@@ -70,6 +70,12 @@ class _Settings(BaseModel):
     )
     dtype: str = Field("float32", description="Number format of the LLM: `float32`, `bfloat16` or `float16`.")
     device: str = Field("cpu", description="Where torch runs the LLM, such as `cpu` or `cuda`.")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="How the LLM writes token after token. `on`: with a step that is recorded (CUDA) or compiled (CPU: "
+        "half a minute for each number of episodes and slots, then up to twice as fast). `auto`: on a GPU. Either way "
+        "gives the same texts, but for rounding.",
+    )
     budget: int = Field(
         128, ge=1, le=MOST_TOKENS, description="Slots that stay in each layer and KV head after an eviction."
     )

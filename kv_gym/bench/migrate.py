@@ -34,6 +34,7 @@ from kv_gym.identity import Identity, identity_of
 from kv_gym.llm.fingerprint import same_model
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
+from kv_gym.llm.tokens import way_to_read
 
 CLOSE = 1e-4
 """Measured columns may differ by so much: their last digits depend on how many episodes were played side by side."""
@@ -110,7 +111,8 @@ class _Now:
         last = runs[chosen[-1].run_id]
         self.first = config_of(last, chosen[-1])
         self.llm = _model_of(last, self.first)
-        self.computation = provenance.computation(self.llm.shape.dtype, self.llm.shape.device)
+        self.how = way_to_read(self.llm.shape.device, self.first.compile)
+        self.computation = provenance.computation(self.llm.shape.dtype, self.llm.shape.device, self.how)
         self._check_computation()
         found = [(agent, identity_of(agent)) for agent in agents]
         meant = {row.agent_source: agent_now(row.agent_source, found) for row in chosen}
@@ -134,7 +136,7 @@ class _Now:
     def _check_computation(self) -> None:
         """Refuse rows that another kind of device or other libraries computed."""
         for run in self.runs.values():
-            made = provenance.computation(self.llm.shape.dtype, self.llm.shape.device, run.versions)
+            made = provenance.computation(self.llm.shape.dtype, self.llm.shape.device, self.how, run.versions)
             if made != self.computation:
                 raise ConfigError(
                     f"the rows of {run.started} were computed by {made}; here it is {self.computation}. Migrate them "

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from kv_gym.agents import AgentLike
 from kv_gym.bench.progress import Progress
+from kv_gym.bench.provenance import how_computed
 from kv_gym.bench.rows import EpisodeRow, RunRow, sha256_of
 from kv_gym.config import EnvConfig, env_page, make_config, plain
 from kv_gym.engine.episodes import is_playable
@@ -29,7 +30,8 @@ MOST_SEED = 2**32  # that problems are drawn with, and no more (`kv_gym.config`)
 # What cannot move a row, is a part of its key by itself, or (the model) is in the fingerprint.
 NO_SETTING = {
     "budget", "mode", "shadow", "n_problems", "split", "problem_seed", "model", "revision", "dtype", "action",
-    "observe_kv", "hindsight", "n_recent", "granularity", "needs_trace", *(term.weight for term in REWARD_TERMS),
+    "observe_kv", "hindsight", "n_recent", "granularity", "needs_trace", "compile",
+    *(term.weight for term in REWARD_TERMS),
 }  # fmt: skip
 LATER_SETTINGS = {"chat_template_kwargs", "system_prompt", "instruction"}
 """Rows from before these settings are what they would be with the defaults, so those are left out."""
@@ -194,6 +196,7 @@ def config_of(run: RunRow, row: EpisodeRow) -> EnvConfig:
         row.env_id, **settings, n_recent=run.settings["recent"], granularity=run.settings["shared"], split=row.split,
         model=run.model["name"], revision=run.model.get("revision"), dtype=run.model["dtype"], budget=row.budget,
         mode=row.mode, shadow=row.measured("missed_attention") is not None, n_problems=run.plan["problems"],
+        compile="on" if how_computed(row.computation) == "compiled" else "auto",
     )  # fmt: skip
     if sha256_of(result_settings(config)) != run.settings_sha256:
         raise ConfigError(f"the settings of {row.env_id} are others in this version. Play the rows again.")

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import kv_gym
+from kv_gym.llm.tokens import How
 
 LIBRARIES = ("torch", "transformers", "gymnasium", "numpy", "safetensors", "tokenizers")
 
@@ -29,17 +30,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-def computation(dtype: torch.dtype, device: torch.device, found: Mapping[str, str] | None = None) -> str:
+def computation(dtype: torch.dtype, device: torch.device, how: How, found: Mapping[str, str] | None = None) -> str:
     """How numbers are computed, as far as that can move them: `float32 cpu eager torch-2.13 transformers-5.23`.
 
     Args:
         dtype: Of the model.
         device: It is on.
+        how: Tokens are read.
         found: Versions, where not those of now.
     """
-    kinds = [str(dtype).removeprefix("torch."), device.type, "eager"]
+    kinds = [str(dtype).removeprefix("torch."), device.type, how]
     found = found or versions()
     return " ".join([*kinds, *(f"{name}-{'.'.join(found[name].split('.')[:2])}" for name in ("torch", "transformers"))])
+
+
+def how_computed(line: str) -> str:
+    """How tokens were read, from a `computation`; rows of older versions do not say, and were eager."""
+    return [*line.split(), "", "", "eager"][2] if line else "eager"
 
 
 def command() -> str:

@@ -21,6 +21,7 @@ from kv_gym.errors import ConfigError
 from kv_gym.identity import Identity
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
+from kv_gym.llm.tokens import way_to_read
 from kv_gym.problems import Problem
 from kv_gym.problems.grading import GRADING_VERSION
 
@@ -52,7 +53,8 @@ class Runner:
         self.texts = texts
         self._shown: list[AgentLike] = list(bench.agents)  # who has seen this very model
         self._playing = Playing(file.path)
-        self.computation = provenance.computation(llm.shape.dtype, llm.shape.device)
+        how = way_to_read(llm.shape.device, bench.config(bench.budgets[0], bench.modes[0]).compile)
+        self.computation = provenance.computation(llm.shape.dtype, llm.shape.device, how)
         self.keys: dict[RowKey, None] = {}
         self.n_new = 0
 

@@ -85,7 +85,7 @@ class EpisodeBatch:
         self.llm, self.config, self.n = llm, config, n
         self.decoding = Decoding(config.temperature, config.top_p, config.top_k)
         self.cache = SlotCache(llm.shape, n, config.budget, config.evict_every, queries, statistics)
-        self.reader = TokenReader(llm, self.cache, way_to_read(llm.shape.device))
+        self.reader = TokenReader(llm, self.cache, way_to_read(llm.shape.device, config.compile))
         self.shadow = Shadow(llm, n, text_capacity(config)) if config.shadow else None
         self.labels = Labels(llm, config, n) if hindsight else None
         self.texts = Texts(llm, config, n)

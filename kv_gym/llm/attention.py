@@ -6,7 +6,9 @@ the cache which slots each query may see, so the same function serves the evicti
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,6 +23,16 @@ ATTENTION_NAME = "kv_gym_slots"
 CACHE_KWARG = "kv_gym_cache"
 READING: ContextVar[Any] = ContextVar("READING")
 """The cache that a forward reads into, for models that do not hand `CACHE_KWARG` down to their attention."""
+
+
+@contextlib.contextmanager
+def reading(cache: Any) -> Iterator[None]:
+    """Let `READING` say which cache a forward reads into."""
+    before = READING.set(cache)
+    try:
+        yield
+    finally:
+        READING.reset(before)
 
 
 def slot_attention(

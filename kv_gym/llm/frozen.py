@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from kv_gym.errors import UnsupportedModelError
-from kv_gym.llm.attention import ATTENTION_NAME, CACHE_KWARG, READING, unrotate, unrotation
+from kv_gym.llm.attention import ATTENTION_NAME, CACHE_KWARG, reading, unrotate, unrotation
 from kv_gym.llm.cache import CacheShape, FullCache, SlotCache
 from kv_gym.llm.fingerprint import Stamp, fingerprint
 from kv_gym.llm.limits import text_limit
@@ -45,6 +46,7 @@ class FrozenLLM:
             config = model.config.get_text_config()
             check_supported(config)
             self.cache_name, self._open = _argument_names(model)
+            self._hands_down = self._open
             self.model.set_attn_implementation("eager")
             self.shape = self._find_shape(config)
             self.n_vocabulary = int(config.vocab_size)
@@ -76,14 +78,12 @@ class FrozenLLM:
     @torch.no_grad()
     def forward(self, tokens: Tensor, positions: Tensor, cache: SlotCache | FullCache, last_only: bool) -> Tensor:
         """The same where the cache has been told."""
-        reading = READING.set(cache)
-        try:
-            arguments: dict[str, Any] = {self.cache_name: cache, "position_ids": self._within(positions)}
-            if self._open:
-                arguments |= {"logits_to_keep": 1 if last_only else 0, CACHE_KWARG: cache}
+        arguments: dict[str, Any] = {self.cache_name: cache, "position_ids": self._within(positions)}
+        if self._open:
+            arguments |= {"logits_to_keep": 1 if last_only else 0, CACHE_KWARG: cache}
+        # What is told beside the arguments does not compile, so only models that drop the argument are told like that.
+        with contextlib.nullcontext() if self._hands_down else reading(cache):
             output = self.model(input_ids=tokens, attention_mask=self._no_mask, use_cache=True, **arguments)
-        finally:
-            READING.reset(reading)
         return (output.logits[:, -1:] if last_only else output.logits).float()
 
     @torch.no_grad()
@@ -206,7 +206,12 @@ class FrozenLLM:
         seen: set[int] = set()
         cache = FullCache(self.shape, 1, 2)
         cache.observer = lambda layer, query, key, scale: seen.add(layer)
-        self.read(torch.zeros(1, 2, dtype=torch.long, device=self.shape.device), self._first_positions(2), cache)
+        tokens, positions = torch.zeros(1, 2, dtype=torch.long, device=self.shape.device), self._first_positions(2)
+        try:
+            self.read(tokens, positions, cache)
+        except LookupError:  # its attention was not told which cache it reads into
+            self._hands_down = False
+            self.read(tokens, positions, cache)
         missing = sorted(set(range(self.shape.n_layers)) - seen)
         if missing:
             raise UnsupportedModelError(

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from kv_gym.errors import ConfigError
 from kv_gym.llm.cache import FullCache, SlotCache
 from kv_gym.llm.frozen import FrozenLLM
 
 How = Literal["eager", "compiled", "graph"]
+MOST_SHAPES = 256  # numbers of rows and slots that a process compiles for; torch gives up after 8
+logger = logging.getLogger(__name__)
 
 
-def way_to_read(device: torch.device) -> How:
+def way_to_read(device: torch.device, compile: Literal["auto", "on", "off"] = "auto") -> How:
     """How tokens are read there: on a GPU launching a kernel takes longer than running it."""
-    return "graph" if device.type == "cuda" else "eager"
+    if compile == "off":
+        return "eager"
+    if device.type == "cuda":
+        return "graph"
+    return "compiled" if compile == "on" else "eager"
 
 
 class TokenReader:
@@ -38,11 +48,7 @@ class TokenReader:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._length = 0  # of the cache when it was recorded
         self._logits = torch.zeros(0)
-        self._compiled = (
-            torch.compile(self._forward, dynamic=False, options={"freezing": True})
-            if how == "compiled"
-            else self._forward
-        )
+        self._compiled: Callable[[], Tensor] | None = None
 
     @property
     def fixed(self) -> bool:
@@ -59,8 +65,10 @@ class TokenReader:
     @torch.no_grad()
     def read(self) -> Tensor:
         """Read a token a row; return logits float32 [N, V], which hold until the next one is read."""
-        if self.how != "graph":
-            return self._compiled()
+        if self.how == "eager":
+            return self._forward()
+        if self.how == "compiled":
+            return self._compiled() if self._compiled else self._compile()
         if self._graph is None or self._length != self.cache.length:
             self._graph = None  # its memory first
             self._graph, self._length = self._record(), self.cache.length
@@ -70,6 +78,28 @@ class TokenReader:
     def _forward(self) -> Tensor:
         self.cache.advance()
         return self.llm.forward(self.tokens[:, None], self.positions[:, None], self.cache, last_only=True)[:, 0]
+
+    def _compile(self) -> Tensor:
+        """Compile the forward and run it.
+
+        Raises:
+            ConfigError: It cannot be compiled here.
+        """
+        dynamo = torch._dynamo.config
+        dynamo.recompile_limit = max(dynamo.recompile_limit, MOST_SHAPES)
+        begin = time.perf_counter()
+        step = torch.compile(self._forward, dynamic=False)
+        try:
+            logits = step()
+        except Exception as error:
+            raise ConfigError(
+                f"compile='on': the step of {type(self.llm.model).__name__} cannot be compiled here "
+                f"({(str(error).splitlines() or [''])[0][:300]}). Install a C++ compiler (g++), or use compile='auto'."
+            ) from error
+        self._compiled = step
+        if (seconds := time.perf_counter() - begin) > 1:  # otherwise this process knew it
+            logger.info("compiled the step of %d rows and %d slots in %.0f s", self.cache.n, self.cache.length, seconds)
+        return logits
 
     def _record(self) -> torch.cuda.CUDAGraph:
         """Record a forward at the beginning of a window."""
