@@ -20,6 +20,7 @@ from kv_gym.llm.attention import ATTENTION_NAME
 from kv_gym.llm.cache import FullCache, SlotCache
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.support import foreign_code
+from kv_gym.llm.tokens import TokenReader, way_to_read
 
 ALLOWED = {torch.float32: 5e-4, torch.float16: 1.5e-2, torch.bfloat16: 5e-2}
 """Largest difference that is rounding, of the largest logit or key. Measured on random models of all families: below
@@ -73,6 +74,7 @@ def evicting_run(
     generator = torch.Generator().manual_seed(2)
     (n, length), slots, device = tokens.shape, budget + every, tokens.device
     cache = SlotCache(llm.shape, n, budget, every, track=track)
+    reader = TokenReader(llm, cache, way_to_read(device))
     live = torch.ones(llm.shape.n_layers, n, llm.shape.n_kv_heads, 1, length, dtype=torch.bool, device=device)
     seen = [live.expand(-1, -1, -1, slots, -1)]
     logits = [llm.read(tokens[:, :slots], positions_of(n, 0, slots, device), cache)[:, -1:]]
@@ -83,11 +85,22 @@ def evicting_run(
         live = live.scatter(-1, gone[..., None, :], False)
         seen.append(live.expand(-1, -1, -1, every, -1))
         cache.evict(order[..., :budget].sort(-1).values)
-        steps = [(start, start + every)] if chunked else [(t, t + 1) for t in range(start, start + every)]
-        logits.extend(llm.read(tokens[:, a:b], positions_of(n, a, b, device), cache) for a, b in steps)
+        window, positions = tokens[:, start : start + every], positions_of(n, start, start + every, device)
+        logits.append(llm.read(window, positions, cache) if chunked else _one_by_one(reader, cache, window, positions))
         cache.settle()
     causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     return torch.cat(logits, 1), cache, torch.cat(seen, -2) & causal
+
+
+def _one_by_one(reader: TokenReader, cache: SlotCache, tokens: Tensor, positions: Tensor) -> Tensor:
+    """Read a window [N, T] token by token, as the LLM writes; return logits [N, T, V]."""
+    cache.open(positions)
+    found = []
+    for offset in range(tokens.shape[1]):
+        reader.tokens.copy_(tokens[:, offset])
+        reader.positions.copy_(positions[:, offset])
+        found.append(reader.read().clone())
+    return torch.stack(found, 1)
 
 
 @torch.no_grad()

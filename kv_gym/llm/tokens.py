@@ -59,7 +59,7 @@ class TokenReader:
         """Length to read a text of `length` at: only some, where each means another record."""
         if not self.fixed:
             return length
-        step = max(256, 1 << (length.bit_length() - 3))
+        step = max(256, 1 << max(0, length.bit_length() - 3))
         return -(-length // step) * step
 
     @torch.no_grad()

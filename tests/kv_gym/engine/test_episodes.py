@@ -327,3 +327,34 @@ def test_what_follows_the_box_behind_a_trace_is_not_graded(small):
     assert batch.texts.answer_text(0).endswith("\\boxed{42}") and is_correct(batch.texts.answer_text(0), "42")
     with pytest.raises(ConfigError, match="is a recorded trace, which is replayed. Use mode='replay'"):
         EpisodeBatch(llm, config.model_copy(update={"mode": "generate"}), 1).reset([0], [reference], [0])
+
+
+@pytest.mark.parametrize("mode", ["generate", "replay"])
+def test_a_step_that_is_recorded_reads_the_whole_batch(small, monkeypatch, mode):
+    """Rows that have ended, or whose window is known, are beside those that write, and come out the same."""
+    llm, config, found = small
+    config = config.model_copy(update={"mode": mode})
+    # An episode ends early, and one starts late: its windows are known for longer than those of the others.
+    late = replace(found[1], n_prompt=40) if mode == "generate" else found[1]
+
+    def run():
+        batch = EpisodeBatch(llm, config, 4)
+        batch.reset([0, 2, 3], [found[0], found[2], found[3]], [0, 2, 3])
+        kinds = set()
+        while batch.active.any():
+            if not batch.active[1] and batch.decision[0] == 2 and batch.decision[1] == 0:
+                batch.reset([1], [late], [1])
+            known = batch.texts.known(batch.active.nonzero()[:, 0])
+            kinds.add((bool(known.any()), bool((~known).any()), int(batch.active.sum())))
+            batch.step(random_scores(batch))
+        return batch, kinds
+
+    monkeypatch.setattr("kv_gym.llm.tokens.TokenReader.fixed", property(lambda reader: False))
+    apart, kinds = run()
+    monkeypatch.setattr("kv_gym.llm.tokens.TokenReader.fixed", property(lambda reader: True))
+    whole, _ = run()
+    assert any(known and unknown for known, unknown, _ in kinds), kinds
+    assert any(unknown and running < 4 for _, unknown, running in kinds), kinds
+    assert torch.equal(whole.texts.tokens, apart.texts.tokens) and torch.equal(whole.texts.end, apart.texts.end)
+    for name in ("surprisal", "entropy", "surprisal_full", "entropy_full"):
+        torch.testing.assert_close(getattr(whole.texts, name), getattr(apart.texts, name), atol=2e-5, rtol=0)
