@@ -3,6 +3,7 @@
 # make test-lowest  the tests of the wings that stand on other packages, on the oldest of them that pyproject.toml allows
 # make lint         ruff and mypy
 # make bench-speed  tokens a second against transformers' generate
+# make bench-gpu    the engine on a GPU, with random weights of Qwen3-4B's shape (eight minutes; needs a torch with CUDA)
 # make results-fresh  the agents that the README's claims rest on, on 1,024 problems of four problem seeds (40 minutes)
 # make results-seeds  the same for the three seeds of foresight-rl's first stage
 # make results      the numbers and the plot in the README: all agents, all budgets, the whole test split (long)
@@ -19,7 +20,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-.PHONY: install demo test test-lowest lint bench-speed results results-fresh results-seeds suite families traces board clean
+.PHONY: install demo test test-lowest lint bench-speed bench-gpu results results-fresh results-seeds suite families traces board clean
 install: .venv/installed
 
 demo: install
@@ -58,6 +59,9 @@ results: install
 		--budget 256 --width 64 --out leaderboards/results/KVEvict-AIME-v0
 	gzip -9 -n -c leaderboards/results/KVEvict-AIME-v0/rows.jsonl > leaderboards/results/KVEvict-AIME-v0/rows.jsonl.gz
 	$(BIN)/kv-gym report leaderboards/results/KVEvict-AIME-v0 --markdown > leaderboards/results/KVEvict-AIME-v0/README.md
+
+bench-gpu: install
+	$(BIN)/python tests/benchmarks/gpu.py --out gpu.json
 
 results-fresh: install
 	$(BIN)/kv-gym bench KVEvict-AIME-v0 --agent foresight-rl --agent rkv --agent foresight --agent golden --agent transfer \

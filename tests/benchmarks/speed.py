@@ -24,6 +24,7 @@ from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
 from kv_gym.problems import problem_source
+from kv_gym.scoring import keep_scores
 
 
 def references(llm: FrozenLLM, config: EnvConfig, width: int) -> list[Reference]:
@@ -41,7 +42,7 @@ def ours(llm: FrozenLLM, config: EnvConfig, agent: AgentLike, refs: list[Referen
     started = time.perf_counter()
     with torch.no_grad():
         for _ in range(steps):
-            batch.step(agent.score(batch.slots()))
+            batch.step(keep_scores(agent, batch.slots()))
     seconds = time.perf_counter() - started
     assert batch.active.all(), "an episode ended early; its tokens would be missing"
     return len(refs) * steps * config.evict_every / seconds, batch.cache.nbytes
@@ -66,10 +67,11 @@ def main(
     rounds: Annotated[int, typer.Option(help="Turns each side takes.")] = 5,
     model: Annotated[str, typer.Option(help="Frozen LLM.")] = "tiny",
     device: Annotated[str, typer.Option(help="torch device.")] = "cpu",
+    compile: Annotated[str, typer.Option(help="The environment's setting: auto, on or off.")] = "auto",
 ) -> None:
     """Measure and print one JSON object."""
     transformers_logging.set_verbosity_error()
-    config = make_config("KVEvict-AIME-v0", budget=budget, shadow=False, model=model, device=device)
+    config = make_config("KVEvict-AIME-v0", budget=budget, shadow=False, model=model, device=device, compile=compile)
     llm = load_llm(model, device=device)
     plain = copy.deepcopy(llm.model)
     plain.set_attn_implementation("sdpa")
@@ -83,7 +85,8 @@ def main(
             other.append(full)
             ratios.append(speed / full)
     result = {
-        "agent": agent, "width": width, "budget": budget, "tokens": tokens, "threads": torch.get_num_threads(),
+        "agent": agent, "compile": compile, "width": width, "budget": budget, "tokens": tokens,
+        "threads": torch.get_num_threads(),
         "tokens_per_second": round(statistics.median(mine)),
         "generate_tokens_per_second": round(statistics.median(other)),
         "ratio": round(statistics.median(ratios), 2), "ratios": [round(r, 2) for r in ratios],

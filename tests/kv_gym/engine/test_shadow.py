@@ -43,7 +43,7 @@ def test_rows_of_other_lengths_do_not_count(at_once: int, monkeypatch: pytest.Mo
 def test_all_slots_miss_nothing_and_windows_may_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     llm: FrozenLLM = load_llm("tiny")
     tokens = torch.randint(3, 60, (3, 12), generator=torch.Generator().manual_seed(1))
-    rows, first, then = torch.arange(3), torch.arange(8).expand(3, -1), torch.arange(8, 12).expand(3, -1)
+    rows, then = torch.arange(3), torch.arange(8, 12).expand(3, -1)
     shape = (llm.shape.n_layers, 3, llm.shape.n_kv_heads, -1)
     missed = []
     for at_once in (2**24, 1):
