@@ -75,7 +75,7 @@ def page_tables(report: Report) -> list[Table]:
 
 
 def _measured(report: Report, measure: Measure, title: str) -> Table:
-    return matrix(report, title, lambda cell: _interval(cell.measures[measure.key]))
+    return matrix(report, title, lambda cell: entry_of(cell.measures[measure.key]))
 
 
 def matrix(report: Report, title: str, entry: Callable[[CellReport], Entry]) -> Table:
@@ -202,13 +202,14 @@ def _cut_off(cell: CellReport) -> Entry:
     return Entry(f"{100 * cell.cut_off:.0f}{others}")
 
 
-def percent(interval: Interval) -> str:
+def percent(interval: Interval, digits: int = 0) -> str:
     """A share with its interval, %."""
-    value, low, high = (f"{100 * x:.0f}" for x in (interval.value, interval.low, interval.high))
+    value, low, high = (f"{100 * x:.{digits}f}" for x in (interval.value, interval.low, interval.high))
     return f"{value} [{low}, {high}]"
 
 
-def _interval(interval: Interval | None) -> Entry:
+def entry_of(interval: Interval | None) -> Entry:
+    """A number with its interval; nothing where there is none."""
     if interval is None:
         return Entry()
     return Entry(f"{short(interval.value)} [{short(interval.low)}, {short(interval.high)}]")
