@@ -29,6 +29,7 @@ ROUNDING = 2e-3
 """Share by which a mean of losses in half precision may differ from that of its row."""
 
 Floats = NDArray[np.float64]
+Stored = NDArray[np.float32]
 Place = tuple[str, int, int, int]  # problem, seed, budget, evict_every
 
 
@@ -164,11 +165,11 @@ def token_sums(rows: Iterable[EpisodeRow], folder: Path) -> dict[RowKey, TokenSu
                     f"{row.problem} at budget {row.budget}, which must be as many. Delete {folder / PACKED} and run "
                     "`kv-gym bench` with --texts again."
                 )
-            found[row.key] = sums_of(Tokens(*values))
+            found[row.key] = sums_of(Tokens(*(one.astype(np.float64) for one in values)))
     return found
 
 
-def _losses(rows: Sequence[EpisodeRow], folder: Path) -> dict[str, Floats]:
+def _losses(rows: Sequence[EpisodeRow], folder: Path) -> dict[str, Stored]:
     """Losses of each row by the key of its text, [T] each.
 
     Raises:
@@ -180,7 +181,7 @@ def _losses(rows: Sequence[EpisodeRow], folder: Path) -> dict[str, Floats]:
             "no episode was replayed, and only those have losses. Run `kv-gym bench` with --mode replay --texts."
         )
     keys = {text_key(row): row for row in rows}
-    found = {key: values.astype(np.float64) for key, values in losses_by_key(folder, keys).items()}
+    found = losses_by_key(folder, keys)
     missing = [row for key, row in keys.items() if key not in found]
     if missing:
         raise ConfigError(
@@ -193,13 +194,13 @@ def _losses(rows: Sequence[EpisodeRow], folder: Path) -> dict[str, Floats]:
     return found
 
 
-def _check_mean(row: EpisodeRow, losses: Floats, folder: Path) -> None:
+def _check_mean(row: EpisodeRow, losses: Stored, folder: Path) -> None:
     """Refuse losses that the mean of a row is not made of: a file of texts outlives the rows beside it.
 
     Raises:
         RowFileError: Says whose.
     """
-    wanted, mean = row.measured("loss"), float(losses.mean()) if len(losses) else None
+    wanted, mean = row.measured("loss"), float(losses.mean(dtype=np.float64)) if len(losses) else None
     if wanted is None or mean is None or abs(mean - wanted) > ROUNDING * abs(wanted) + 1e-6:
         raise RowFileError(
             f"{folder / PACKED}: the losses of {row.agent} on {row.problem} at budget {row.budget} have the mean "
@@ -211,7 +212,7 @@ def _place(row: EpisodeRow) -> Place:
     return row.problem, row.seed, row.budget, row.evict_every
 
 
-def _reference(name: str, rows: Iterable[EpisodeRow], losses: dict[str, Floats]) -> dict[Place, Floats]:
+def _reference(name: str, rows: Iterable[EpisodeRow], losses: dict[str, Stored]) -> dict[Place, Stored]:
     """Losses of the agent that tokens are told apart by.
 
     Raises:

@@ -127,13 +127,22 @@ def _ordered(cells: list[TokenCell]) -> list[TokenCell]:
     return sorted(cells, key=place)
 
 
-def token_tables(report: TokenReport) -> list[Table]:
-    """Agents x measures, a table a budget; without a column that no agent has a number for."""
-    return [_table([cell for cell in report.cells if cell.budget == budget]) for budget in report.budgets]
+def token_tables(report: TokenReport, split: bool = False) -> list[Table]:
+    """Agents x measures, a table a budget; without a column that no agent has a number for.
+
+    Args:
+        report: The numbers.
+        split: Ratios and means over tokens in a table each, for a terminal that is not wide.
+    """
+    means = {measure.key: measure.title for measure in TOKEN_MEASURES}
+    return [
+        _table([cell for cell in report.cells if cell.budget == budget], heads)
+        for budget in report.budgets
+        for heads in ((RATIOS, means) if split else (RATIOS | means,))
+    ]
 
 
-def _table(cells: list[TokenCell]) -> Table:
-    heads = RATIOS | {measure.key: measure.title for measure in TOKEN_MEASURES}
+def _table(cells: list[TokenCell], heads: dict[str, str]) -> Table:
     there = {key: head for key, head in heads.items() if any(cell.measures[key] for cell in cells)}
     lines = [
         Line(cell.agent, tuple(_entry(key, cell) for key in there), cell.ranked, cell.uses_hindsight) for cell in cells

@@ -167,7 +167,7 @@ def _show_tokens(
     if as_json or as_markdown:
         print(json.dumps(summed.to_json(), indent=1) if as_json else token_markdown(summed))
         return
-    for table in token_tables(summed):
+    for table in token_tables(summed, split=True):
         console().print(table_view(table))
     for line in token_notes(summed):
         console().print(Text(line, style="dim"))

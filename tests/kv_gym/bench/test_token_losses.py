@@ -130,6 +130,7 @@ def test_what_the_tables_say(tmp_path: Path) -> None:
     assert [line.agent for line in table.lines] == ["h2o", "rkv", "streaming", "random"]
     told = [entry.text.partition(" ")[0] for entry in table.lines[1].entries]
     assert told == ["2.00", "2.00", "1.50", "1.75", "0.417", "20.0"]
+    assert [half.heads for half in token_tables(report, split=True)] == [table.heads[:3], table.heads[3:]]
     text = token_markdown(report)
     assert "| rkv | 2.00 [2.00, 2.00] |" in text and "4 rows of other settings" in text
     [cell] = [cell for cell in report.to_json()["cells"] if cell["agent"] == "random"]
