@@ -153,7 +153,7 @@ def token_sums(rows: Iterable[EpisodeRow], folder: Path) -> dict[RowKey, TokenSu
     full, near = (_reference(name, played, losses) for name in (FULL, NEAR))
     for budget in sorted({row.budget for row in played}):
         if not any(place in near for place in full if place[2] == budget):
-            raise _without_reference(budget, played)
+            raise _without_reference(folder, budget, played)
     found = {}
     for row in played:
         place = _place(row)
@@ -178,7 +178,8 @@ def _losses(rows: Sequence[EpisodeRow], folder: Path) -> dict[str, Stored]:
     """
     if not rows:
         raise ConfigError(
-            "no episode was replayed, and only those have losses. Run `kv-gym bench` with --mode replay --texts."
+            f"{folder}: no episode was replayed, and only those have losses. Run `kv-gym bench` with --mode replay "
+            "--texts."
         )
     keys = {text_key(row): row for row in rows}
     found = losses_by_key(folder, keys)
@@ -228,11 +229,11 @@ def _reference(name: str, rows: Iterable[EpisodeRow], losses: dict[str, Stored])
     return {_place(row): losses[text_key(row)] for row in mine}
 
 
-def _without_reference(budget: int, rows: Iterable[EpisodeRow]) -> ConfigError:
+def _without_reference(folder: Path, budget: int, rows: Iterable[EpisodeRow]) -> ConfigError:
     there = {row.agent for row in rows if row.budget == budget}
     missing = [name for name in (FULL, NEAR) if name not in there]
     what = f"no replayed episode of {' and of '.join(missing)}" if missing else f"no episode of both {FULL} and {NEAR}"
     return ConfigError(
-        f"at budget {budget} there is {what}, by which long-range tokens are told. Run `kv-gym bench` with --agent "
-        f"{FULL} --agent {NEAR} --mode replay --texts, or choose other budgets."
+        f"{folder}: at budget {budget} there is {what}, by which long-range tokens are told. Run `kv-gym bench` with "
+        f"--agent {FULL} --agent {NEAR} --mode replay --texts, or choose other budgets."
     )
