@@ -146,7 +146,7 @@ def build_report(episodes: Sequence[EpisodeRow], runs: Iterable[RunRow], n_other
     """
     made = {row.run_id for row in episodes}
     runs = [run for run in runs if run.run_id in made]
-    label = _labels(episodes)
+    label = labels(episodes)
     cells: dict[tuple[str, int], list[EpisodeRow]] = {}
     for row in episodes:
         cells.setdefault((label[row.agent, row.agent_source], row.budget), []).append(row)
@@ -169,7 +169,7 @@ def build_report(episodes: Sequence[EpisodeRow], runs: Iterable[RunRow], n_other
     )
 
 
-def _labels(episodes: Iterable[EpisodeRow]) -> dict[tuple[str, str], str]:
+def labels(episodes: Iterable[EpisodeRow]) -> dict[tuple[str, str], str]:
     """Name each agent; two with one name get their source behind it."""
     agents = dict.fromkeys((row.agent, row.agent_source) for row in episodes)
     names = [name for name, _ in agents]
@@ -181,7 +181,8 @@ def _right(rows: Iterable[EpisodeRow], mode: str) -> dict[tuple[str, int], float
     return {(row.problem, row.seed): row.correct or 0.0 for row in rows if row.mode == mode}
 
 
-def _is_ranked(row: EpisodeRow) -> bool:
+def is_ranked(row: EpisodeRow) -> bool:
+    """Whether an agent is no reference line."""
     return row.evicts and not row.uses_hindsight
 
 
@@ -190,7 +191,7 @@ def _best(cells: dict[tuple[str, int], list[EpisodeRow]], mode: str) -> dict[int
     best: dict[int, tuple[float, list[EpisodeRow]]] = {}
     for (_, budget), rows in sorted(cells.items()):  # of equal ones, the first by name
         right = _right(rows, mode)
-        if right and _is_ranked(rows[0]):
+        if right and is_ranked(rows[0]):
             accuracy = math.fsum(right.values()) / len(right)
             if budget not in best or accuracy > best[budget][0]:
                 best[budget] = accuracy, rows
@@ -208,7 +209,7 @@ def _cell(name: str, rows: list[EpisodeRow], mode: str, best: list[EpisodeRow] |
         agent=name,
         agent_source=rows[0].agent_source,
         budget=rows[0].budget,
-        ranked=_is_ranked(rows[0]),
+        ranked=is_ranked(rows[0]),
         evicts=rows[0].evicts,
         uses_hindsight=rows[0].uses_hindsight,
         n_problems=len(set(problems)),
@@ -221,7 +222,7 @@ def _cell(name: str, rows: list[EpisodeRow], mode: str, best: list[EpisodeRow] |
         cut_off=1 - len(finished) / len(ended) if ended else None,
         finished_accuracy=proportion_interval([row.correct or 0.0 for row in finished], [r.problem for r in finished]),
         versus_best=_paired(rows, best, mode),
-        measures={measure.key: _average(rows, measure) for measure in MEASURES},
+        measures={measure.key: average(rows, measure) for measure in MEASURES},
         kv_bytes_peak=_plain_mean(answered, "kv_bytes_peak"),
         kv_bytes_mean=_plain_mean(answered, "kv_bytes_mean"),
         tokens_per_second=_speed(row for row in answered if row.mode == "generate"),
@@ -247,7 +248,7 @@ def _paired(rows: list[EpisodeRow], best: list[EpisodeRow] | None, mode: str) ->
     return difference_interval([ours[e] for e in both], [theirs[e] for e in both], [problem for problem, _ in both])
 
 
-def _average(rows: Iterable[EpisodeRow], measure: Measure) -> Interval | None:
+def average(rows: Iterable[EpisodeRow], measure: Measure) -> Interval | None:
     """Mean of a measure over the episodes that have it, or its ratio to that of the full cache."""
     found = [([row.measured(name) for name in measure.columns], row.problem) for row in rows if row.mode == "replay"]
     known = [(values, problem) for values, problem in found if None not in values]

@@ -24,7 +24,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Line:
-    """One agent, an entry a budget.
+    """One agent, an entry a column.
 
     Attributes:
         ranked: False for references.
@@ -39,10 +39,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """Agents x budgets."""
+    """Agents x budgets, or numbers of another kind; `heads` names its columns."""
 
     title: str
-    budgets: tuple[int, ...]
+    heads: tuple[str, ...]
     lines: tuple[Line, ...]
 
     @property
@@ -75,7 +75,7 @@ def page_tables(report: Report) -> list[Table]:
 
 
 def _measured(report: Report, measure: Measure, title: str) -> Table:
-    return matrix(report, title, lambda cell: _interval(cell.measures[measure.key]))
+    return matrix(report, title, lambda cell: entry_of(cell.measures[measure.key]))
 
 
 def matrix(report: Report, title: str, entry: Callable[[CellReport], Entry]) -> Table:
@@ -86,7 +86,7 @@ def matrix(report: Report, title: str, entry: Callable[[CellReport], Entry]) -> 
         there = next(cell for cell in cells if cell is not None)
         entries = tuple(Entry() if cell is None else entry(cell) for cell in cells)
         lines.append(Line(agent, entries, there.ranked, there.uses_hindsight))
-    return Table(title, tuple(report.budgets), tuple(lines))
+    return Table(title, tuple(map(str, report.budgets)), tuple(lines))
 
 
 def markdown(report: Report) -> str:
@@ -97,11 +97,15 @@ def markdown(report: Report) -> str:
     )
     parts = [" ".join([head, *_gaps(report), *cut_off_notes(report)])]
     for table in page_tables(report):
-        names = (line.agent if line.ranked else f"*{line.agent}*" for line in table.lines)
-        texts = ([entry.text for entry in line.entries] for line in table.lines)
-        rows = [[name, *entries] for name, entries in zip(names, texts, strict=True)]
-        parts.append(markdown_table([table.title, *map(str, table.budgets)], rows))
+        parts.append(in_markdown(table, table.title))
     return "\n\n".join([*parts, "## Runs", "\n".join(_run_text(run) for run in report.runs)])
+
+
+def in_markdown(table: Table, corner: str) -> str:
+    """A table as Markdown: `corner` heads its agents, of which references stand in italics."""
+    names = (line.agent if line.ranked else f"*{line.agent}*" for line in table.lines)
+    rows = ([name, *(entry.text for entry in line.entries)] for name, line in zip(names, table.lines, strict=True))
+    return markdown_table([corner, *table.heads], rows)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -198,13 +202,14 @@ def _cut_off(cell: CellReport) -> Entry:
     return Entry(f"{100 * cell.cut_off:.0f}{others}")
 
 
-def percent(interval: Interval) -> str:
+def percent(interval: Interval, digits: int = 0) -> str:
     """A share with its interval, %."""
-    value, low, high = (f"{100 * x:.0f}" for x in (interval.value, interval.low, interval.high))
+    value, low, high = (f"{100 * x:.{digits}f}" for x in (interval.value, interval.low, interval.high))
     return f"{value} [{low}, {high}]"
 
 
-def _interval(interval: Interval | None) -> Entry:
+def entry_of(interval: Interval | None) -> Entry:
+    """A number with its interval; nothing where there is none."""
     if interval is None:
         return Entry()
     return Entry(f"{short(interval.value)} [{short(interval.low)}, {short(interval.high)}]")

@@ -9,7 +9,7 @@ import base64
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,40 @@ def packed(losses: Tensor) -> str:
 
 
 def unpacked(losses: str) -> NDArray[np.float32]:
-    """Undo `packed`."""
+    """Undo `packed`.
+
+    Raises:
+        ValueError: It is no base64, or not of whole numbers.
+    """
     return np.frombuffer(base64.b64decode(losses, validate=True), "<f2").astype(np.float32)
+
+
+def losses_by_key(folder: Path, keys: Collection[str]) -> dict[str, NDArray[np.float32]]:
+    """Loss of each replayed token, nats, [T], of those of `keys` whose text has losses.
+
+    Raises:
+        RowFileError: A file is damaged, or losses are no finite numbers.
+    """
+    found = {}
+    for text in read_texts(folder):
+        if text["key"] in keys and "losses" in text:
+            try:
+                found[text["key"]] = _finite(text["losses"])
+            except ValueError as error:
+                raise RowFileError(
+                    f"{folder / PACKED}: the losses of the row {text['key']!r} cannot be read: {error}. Delete the "
+                    "file; --texts plays its episodes again."
+                ) from error
+    return found
+
+
+def _finite(losses: object) -> NDArray[np.float32]:
+    if not isinstance(losses, str):
+        raise ValueError("they are no text")
+    values = unpacked(losses)
+    if not np.isfinite(values).all():
+        raise ValueError("some are no finite numbers")
+    return values
 
 
 def answers(folder: Path) -> dict[str, str | None]:
@@ -128,7 +160,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 if not line.endswith(b"\n"):
                     return  # torn by a kill, or still being written
                 text = json.loads(line)
-                if not isinstance(text, dict) or not {"key", "text"} <= text.keys():
+                if not isinstance(text, dict) or not all(isinstance(text.get(name), str) for name in ("key", "text")):
                     raise ValueError("it has no key and text")
                 yield text
     except (ValueError, EOFError, RecursionError, gzip.BadGzipFile, zlib.error) as error:

@@ -15,14 +15,19 @@ from kv_gym.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kv_gym.bench.agreement import Agreement
+    from kv_gym.bench.agreement import Agreement, Ranked
+    from kv_gym.bench.rows import EpisodeRow
 
 
 def agreement(
     rows_a: Annotated[Path, typer.Argument(help="A rows.jsonl(.gz), or its folder.")],
     rows_b: Annotated[Path, typer.Argument(help="Another: of another environment, model or mode.")],
     by: Annotated[
-        str, typer.Option(help="`loss_ratio` or another measure of replay, or `accuracy`; of both sets.")
+        str,
+        typer.Option(
+            help="`loss_ratio` or another measure of replay, `accuracy`, or of rows made with --texts `long_range`, "
+            "`elsewhere`, `newly_lost` (`kv-gym report --tokens`); of both sets."
+        ),
     ] = "loss_ratio",
     by_b: Annotated[str | None, typer.Option(help="What the second set is ranked by. Default: as the first.")] = None,
     budget_a: Annotated[list[int] | None, typer.Option(help="Budget of the first set; repeat. Default: all.")] = None,
@@ -38,23 +43,15 @@ def agreement(
     1: the same order. 0: the one tells nothing of the other. -1: the opposite order. With one pair of budgets the
     agents are listed too.
     """
-    from kv_gym.bench.agreement import agree, rank, rules
+    from kv_gym.bench.agreement import agree, judges, rules
 
-    one, other = stored_rows(rows_a)[0], stored_rows(rows_b)[0]
-    names = rules(one, other, agent or [])
-    budgets = [
-        list(dict.fromkeys(given or sorted({row.budget for row in rows})))
-        for given, rows in ((budget_a, one), (budget_b, other))
-    ]
+    keys = (by, by_b or by)
+    (one, _, path_a), (other, _, path_b) = stored_rows(rows_a), stored_rows(rows_b)
+    names = rules(one, other, agent or [], judges(keys))
     ranked = [
-        [found for budget in chosen if (found := rank(rows, names, budget, key)) is not None]
-        for rows, chosen, key in zip((one, other), budgets, (by, by_b or by), strict=True)
+        _ranked(rows, path, names, budgets, key)
+        for rows, path, budgets, key in zip((one, other), (path_a, path_b), (budget_a, budget_b), keys, strict=True)
     ]
-    for path, there, key in zip((rows_a, rows_b), ranked, (by, by_b or by), strict=True):
-        if not there:
-            raise ConfigError(
-                f"{path}: there is no budget at which all of {', '.join(names)} have {key}. Name fewer with --agent."
-            )
     results = [[agree(a, b) for b in ranked[1]] for a in ranked[0]]
     if as_json:
         print(json.dumps([_as_json(result) for line in results for result in line], indent=1))
@@ -65,15 +62,37 @@ def agreement(
     say(f"{len(names)} agents: {', '.join(names)}.")
 
 
+def _ranked(
+    rows: list[EpisodeRow], path: Path, names: tuple[str, ...], budgets: list[int] | None, by: str
+) -> list[Ranked]:
+    """How the agents of one set do at each of its budgets.
+
+    Raises:
+        ConfigError: There is none at which all have been measured.
+    """
+    from kv_gym.bench.agreement import rank
+    from kv_gym.bench.token_losses import TOKEN_MEASURES, token_sums
+
+    chosen = list(dict.fromkeys(budgets or sorted({row.budget for row in rows})))
+    there = [row for row in rows if row.budget in chosen]
+    tokens = token_sums(there, path.parent) if by in {measure.key for measure in TOKEN_MEASURES} and there else {}
+    ranked = [found for budget in chosen if (found := rank(rows, names, budget, by, tokens)) is not None]
+    if not ranked:
+        raise ConfigError(
+            f"{path}: there is no budget at which all of {', '.join(names)} have {by}. Name fewer with --agent."
+        )
+    return ranked
+
+
 def _as_json(result: Agreement) -> dict[str, object]:
     tau = result.tau
     return {
+        "by": [result.one.by, result.other.by],
         "budgets": [result.one.budget, result.other.budget],
         "problems": [result.one.n_problems, result.other.n_problems],
         "tau": {"value": tau.value, "low": tau.low, "high": tau.high},
         "agents": {
-            name: [abs(float(a)), abs(float(b))]
-            for name, a, b in zip(result.one.agents, result.one.values, result.other.values, strict=True)
+            name: [a, b] for name, a, b in zip(result.one.agents, result.one.numbers, result.other.numbers, strict=True)
         },
     }
 
@@ -94,11 +113,13 @@ def _agents(result: Agreement) -> Table:
     """Agents by their rank in the first set."""
     from rich.table import Table
 
-    columns = ("agent", f"first, {result.one.budget} slots", "rank", f"second, {result.other.budget} slots", "rank")
+    heads = (f"{side.by} at {side.budget} slots" for side in (result.one, result.other))
+    columns = ("agent", *(part for head in heads for part in (head, "rank")))
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    numbers = (result.one.numbers, result.other.numbers)
     values = [ranked.values.tolist() for ranked in (result.one, result.other)]
     ranks = [[1 + sum(other > mine for other in side) for mine in side] for side in values]
     for i in sorted(range(len(values[0])), key=lambda i: ranks[0][i]):
-        cells = ((f"{abs(values[side][i]):.3g}", str(ranks[side][i])) for side in (0, 1))
+        cells = ((f"{numbers[side][i]:.3g}", str(ranks[side][i])) for side in (0, 1))
         table.add_row(result.one.agents[i], *(text for pair in cells for text in pair))
     return table

@@ -39,12 +39,12 @@ def report_view(report: Report) -> RenderableType:
 
     from kv_gym.bench.tables import failures, notes, tables
 
-    parts: list[RenderableType] = [_table_view(table) for table in tables(report)]
+    parts: list[RenderableType] = [table_view(table) for table in tables(report)]
     parts += [Text(line, style="red") for line in failures(report)]
     return Group(*parts, *(Text(line, style="dim") for line in notes(report)))
 
 
-def _table_view(data: Table) -> RenderableType:
+def table_view(data: Table) -> RenderableType:
     """One table; references stand below a line, in italics."""
     from rich import box, table
     from rich.console import Group
@@ -52,8 +52,8 @@ def _table_view(data: Table) -> RenderableType:
 
     view = table.Table(box=box.SIMPLE, pad_edge=False)
     view.add_column("agent")
-    for budget in data.budgets:
-        view.add_column(str(budget), justify="right", no_wrap=True)
+    for head in data.heads:
+        view.add_column(head, justify="right", no_wrap=True)
     above = None
     for line in data.lines:
         if above is not None and above != line.ranked:

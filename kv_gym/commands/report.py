@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kv_gym.commands.console import console, report_view, say
+from kv_gym.commands.console import console, report_view, say, table_view
 from kv_gym.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,17 +31,29 @@ def report(
     ] = None,
     against: Annotated[str | None, typer.Option(metavar="AGENT", help="Goes with --lost.")] = None,
     budget: Annotated[
-        list[int] | None, typer.Option(help="Goes with --lost: only this budget; repeat for more. Default: all.")
+        list[int] | None,
+        typer.Option(help="Goes with --lost or --tokens: only this budget; repeat for more. Default: all."),
     ] = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Tell which replayed tokens agents lose, of rows made with --texts.")
+    ] = False,
 ) -> None:
     """Sum rows up: those with the env, model and settings of the last row, with the newest version of each agent.
 
     With --lost and --against: which problems the one lost and the other solved, and the command that records both.
+
+    With --tokens: what agents lose on tokens that need what is far back, and on the others; the rows of `full` and
+    `streaming` tell them apart.
     """
-    _check_options(lost, against, budget, {"--json": as_json, "--markdown": as_markdown, "--plot": plot is not None})
+    forms = {"--json": as_json, "--markdown": as_markdown, "--plot": plot is not None}
+    _check_options(lost, against, budget, tokens, forms)
     from kv_gym.bench.report import build_report
 
     chosen, found, path = stored_rows(rows)
+    if tokens:
+        n_other = len(found.episodes) - len(chosen)
+        _show_tokens(chosen, path.parent, budget or [], n_other, as_json, as_markdown)
+        return
     if lost is not None and against is not None:
         _show_lost(chosen, found.runs, lost, against, budget or [], path.parent)
         return
@@ -54,7 +66,9 @@ def report(
     show(summed, as_json, plot)
 
 
-def _check_options(lost: str | None, against: str | None, budget: list[int] | None, forms: dict[str, bool]) -> None:
+def _check_options(
+    lost: str | None, against: str | None, budget: list[int] | None, tokens: bool, forms: dict[str, bool]
+) -> None:
     """Refuse options that would change nothing beside the others.
 
     Raises:
@@ -63,8 +77,14 @@ def _check_options(lost: str | None, against: str | None, budget: list[int] | No
     given = [form for form, asked in forms.items() if asked]
     if (lost is None) != (against is None):
         raise ConfigError("--lost AGENT and --against AGENT go together.")
-    if lost is None and budget:
-        raise ConfigError("--budget chooses among the problems of --lost AGENT --against AGENT. Add those or drop it.")
+    if lost is None and budget and not tokens:
+        raise ConfigError(
+            "--budget chooses among the problems of --lost AGENT --against AGENT, or goes with --tokens. Add one of "
+            "them, or drop it."
+        )
+    if tokens and (lost is not None or forms["--plot"]):
+        other = "--plot" if lost is None else "--lost"
+        raise ConfigError(f"--tokens prints tables of losses, for which there is no {other}. Drop one of them.")
     if lost is not None and given:
         raise ConfigError(f"--lost prints a list, for which there is no {', '.join(given)}. Drop one of them.")
     if forms["--markdown"] and len(given) > 1:
@@ -101,13 +121,7 @@ def _show_lost(
     from kv_gym.bench.lost import lost_episodes, record_command
     from kv_gym.bench.texts import answers
 
-    there = sorted({row.budget for row in rows if row.mode == "generate"})
-    gone = [budget for budget in budgets if budget not in there]
-    if gone:
-        raise ConfigError(
-            f"--budget {', '.join(map(str, gone))}: these rows have none in generate mode. There are "
-            f"{', '.join(map(str, there)) or 'no rows in that mode'}."
-        )
+    _check_budgets(rows, budgets, "generate")
     found = lost_episodes(rows, loser, solver, budgets)
     if not found:
         say(f"{loser} lost nothing that {solver} solved.")
@@ -122,6 +136,41 @@ def _show_lost(
     say(f"{len(found)} episodes. To see why, record both agents on the first and open the page:")
     command = record_command(found[0], runs)
     print(f"{command}\nkv-gym replay runs/lost/*.json.gz --html runs/lost/episode.html")
+
+
+def _check_budgets(rows: list[EpisodeRow], budgets: list[int], mode: str) -> None:
+    """Refuse a budget at which nothing was played in a mode.
+
+    Raises:
+        ConfigError: Says which there are.
+    """
+    there = sorted({row.budget for row in rows if row.mode == mode})
+    gone = [budget for budget in budgets if budget not in there]
+    if gone:
+        raise ConfigError(
+            f"--budget {', '.join(map(str, gone))}: these rows have none in {mode} mode. There are "
+            f"{', '.join(map(str, there)) or 'no rows in that mode'}."
+        )
+
+
+def _show_tokens(
+    rows: list[EpisodeRow], folder: Path, budgets: list[int], n_other: int, as_json: bool, as_markdown: bool
+) -> None:
+    """Print what agents lose on which tokens."""
+    from rich.text import Text
+
+    from kv_gym.bench.token_report import build_token_report, token_markdown, token_notes, token_tables
+
+    _check_budgets(rows, budgets, "replay")
+    chosen = [row for row in rows if not budgets or row.budget in budgets]
+    summed = build_token_report(chosen, folder, n_other)
+    if as_json or as_markdown:
+        print(json.dumps(summed.to_json(), indent=1) if as_json else token_markdown(summed))
+        return
+    for table in token_tables(summed, split=True):
+        console().print(table_view(table))
+    for line in token_notes(summed):
+        console().print(Text(line, style="dim"))
 
 
 def _end(row: EpisodeRow, answers: dict[str, str | None]) -> str:

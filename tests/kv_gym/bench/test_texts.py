@@ -94,7 +94,9 @@ def test_a_stop_between_packing_and_clearing_up_doubles_nothing(folder: Path, tm
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"[1]\n", b'{"key": 1}\n', b"cut"], ids=["no-gzip", "list", "no-text", "cut"]
+    "content",
+    [None, b"[1]\n", b'{"key": "a"}\n', b'{"key": [1], "text": "t"}\n', b"cut"],
+    ids=["no-gzip", "list", "no-text", "no-name", "cut"],
 )
 def test_damaged_texts_say_so(tmp_path: Path, content: bytes | None) -> None:
     data = b"no gzip" if content is None else gzip.compress(content)[: -3 if content == b"cut" else None]
