@@ -13,12 +13,12 @@ import torch
 from kv_gym.agents import AgentLike, queries_of
 from kv_gym.bench.guard import Guard, ModelTouched, reason_of
 from kv_gym.bench.plan import Episode
+from kv_gym.bench.scoring import keep_scores
 from kv_gym.config import EnvConfig
 from kv_gym.engine.episodes import EpisodeBatch, StepResult
 from kv_gym.engine.records import EpisodeRecord
 from kv_gym.errors import ScoreError
 from kv_gym.llm.frozen import FrozenLLM
-from kv_gym.scoring import keep_scores
 
 CHECK_EVERY = 8  # decisions, after which episodes that have ended are yielded: the model is compared with what it was
 

@@ -121,7 +121,7 @@ class Episode:
         """
         import torch
 
-        from kv_gym.scoring import keep_scores
+        from kv_gym.bench.scoring import keep_scores
 
         yield self._frames.frames([0])[0]
         while self.batch.active[0]:

@@ -35,6 +35,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, StaticCache
 from transformers.utils import logging as transformers_logging
 
 from kv_gym.agents import AgentLike, queries_of
+from kv_gym.bench.scoring import keep_scores
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
 from kv_gym.engine.eviction import slots_to_keep
@@ -46,7 +47,6 @@ from kv_gym.llm.loading import load_llm
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
 from kv_gym.llm.tokens import TokenReader, way_to_read
 from kv_gym.problems import problem_source
-from kv_gym.scoring import keep_scores
 
 FORESIGHT = ("unrotated_keys", "values", "statistics", "traits")
 

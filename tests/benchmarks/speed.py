@@ -18,13 +18,13 @@ import typer
 from transformers.utils import logging as transformers_logging
 
 from kv_gym.agents import AgentLike, load_agent
+from kv_gym.bench.scoring import keep_scores
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
 from kv_gym.problems import problem_source
-from kv_gym.scoring import keep_scores
 
 
 def references(llm: FrozenLLM, config: EnvConfig, width: int) -> list[Reference]:

@@ -443,7 +443,7 @@ def test_a_failed_episode_is_played_again_when_a_stopped_submission_goes_on(
     (tmp_path / "mine.py").write_text(MINE)
     entry = Entry(f"{tmp_path / 'mine.py'}:Mine", {}, HEADING)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("kv_gym.scoring.check_kind", Mock(side_effect=MemoryError("short")))
+        patch.setattr("kv_gym.bench.scoring.check_kind", Mock(side_effect=MemoryError("short")))
         patch.setattr(submit, "write_folder", Mock(side_effect=KeyboardInterrupt))
         make_submission(entry, read_protocol(protocol), tmp_path, Silent())
     assert (tmp_path / ".mine.partial.jsonl").read_text().count("MemoryError: short") == 4

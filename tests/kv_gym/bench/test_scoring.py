@@ -11,6 +11,7 @@ from kv_agents.learned.agents import Foresight, Transfer
 from torch import Tensor
 
 from kv_gym.agents import agent_entries, load_agent
+from kv_gym.bench.scoring import keep_scores
 from kv_gym.config import make_config
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
 from kv_gym.engine.features import slot_features
@@ -19,7 +20,6 @@ from kv_gym.engine.slots import SlotView
 from kv_gym.errors import ConfigError, ScoreError
 from kv_gym.llm.loading import load_llm
 from kv_gym.problems import problem_source
-from kv_gym.scoring import keep_scores
 
 
 @pytest.fixture(scope="module")
