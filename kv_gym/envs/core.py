@@ -6,7 +6,9 @@ is one row of its observations and infos.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,12 @@ TERMS = tuple(term.name for term in REWARD_TERMS)
 LOOK_AHEAD = 64
 """Most problems that are solved side by side while looking for a playable one."""
 
+BESIDE = 16
+"""Problems that are solved side by side, at least, when the first one is new."""
+
 Info = dict[str, Any]
+Draw = tuple[int, int]
+"""Problem and seed of an episode."""
 
 
 class ProblemSet:
@@ -57,6 +64,7 @@ class ProblemSet:
         self.llm, self.config = llm, config
         self.size = problem_count(config)
         self.store = ReferenceStore(llm, config)
+        self._beside = BESIDE
 
     def problem(self, index: int) -> Problem:
         """Return problem `index`.
@@ -94,6 +102,29 @@ class ProblemSet:
             f"{self.config.max_prompt_tokens} and a text needs {needed} tokens (budget + 3 * evict_every). Lower the "
             "budget or raise max_prompt_tokens."
         )
+
+    def solve_ahead(self, episodes: Sequence[Draw], coming: Iterator[Draw]) -> None:
+        """Solve the problems of episodes that start; where one is new, with those of the next ones beside it.
+
+        A text alone takes almost as long as sixteen side by side. Each time there are twice as many: few for somebody
+        who tries an episode, many for a training.
+
+        Args:
+            episodes: Problem and seed of each.
+            coming: The same of what would be drawn next.
+        """
+        fresh = self._new_ones(episodes)
+        if not fresh:
+            return
+        width, self._beside = self._beside, min(2 * self._beside, LOOK_AHEAD)
+        ahead = [draw for draw in itertools.islice(coming, 2 * width) if not self.problem(draw[0]).trace]
+        chosen = list((fresh | self._new_ones(ahead)).values())[: max(width, len(fresh))]
+        self.solve([index for index, _ in chosen], [seed for _, seed in chosen])
+
+    def _new_ones(self, episodes: Iterable[Draw]) -> dict[str, Draw]:
+        """Those without a reference, by its key: where texts are not sampled, seeds share one."""
+        found = {self.store.key(self.problem(index), seed): (index, seed) for index, seed in episodes}
+        return {key: draw for key, draw in found.items() if not self.store.knows(key)}
 
     def solve(self, indices: Sequence[int], seeds: Sequence[int]) -> list[Reference]:
         """Return the references of those problems whose prompt fits, generated side by side where they are new."""
@@ -161,7 +192,7 @@ class EvictionCore:
         drawn = [int(rng.integers(self.problems.size)) for rng in rngs]
         seeds = [int(rng.integers(2**32)) for rng in rngs]
         starts = [index if problem is None else problem for index, problem in zip(drawn, problems, strict=True)]
-        self.problems.solve(starts, seeds)  # new ones side by side
+        self.problems.solve_ahead(list(zip(starts, seeds, strict=True)), self._coming(rngs))
         references = [
             self.problems.playable(start, seed) if problem is None else self.problems.chosen(problem, seed)
             for start, seed, problem in zip(starts, seeds, problems, strict=True)
@@ -173,6 +204,12 @@ class EvictionCore:
             self._frames.start(rows)
         if self._screen is not None and self._screen.live:
             self._screen.show(self._all_frames())
+
+    def _coming(self, rngs: Sequence[np.random.Generator]) -> Iterator[Draw]:
+        """Problem and seed of the episodes that would be drawn next; the generators themselves stay where they are."""
+        ahead = copy.deepcopy(list(rngs))
+        while True:
+            yield from [(int(rng.integers(self.problems.size)), int(rng.integers(2**32))) for rng in ahead]
 
     def step(self, actions: Sequence[Any]) -> StepResult:
         """Play one action a row.
