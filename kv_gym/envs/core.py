@@ -33,7 +33,7 @@ TERMS = tuple(term.name for term in REWARD_TERMS)
 LOOK_AHEAD = 64
 """Most problems that are solved side by side while looking for a playable one."""
 
-BESIDE = 16
+BESIDE = 8
 """Problems that are solved side by side, at least, when the first one is new."""
 
 Info = dict[str, Any]
@@ -106,7 +106,7 @@ class ProblemSet:
     def solve_ahead(self, episodes: Sequence[Draw], coming: Iterator[Draw]) -> None:
         """Solve the problems of episodes that start; where one is new, with those of the next ones beside it.
 
-        A text alone takes almost as long as sixteen side by side. Each time there are twice as many: few for somebody
+        A text alone takes almost as long as eight side by side. Each time there are twice as many: few for somebody
         who tries an episode, many for a training.
 
         Args:

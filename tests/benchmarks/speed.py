@@ -1,8 +1,12 @@
-"""Tokens a second of generate mode against transformers' own batched greedy `generate`: ``make bench-speed``.
+"""How fast generate mode is on a CPU: ``make bench-speed`` prints the tables of docs/speed.md.
 
-Same model, same width, same number of new tokens, same process; stop tokens are ignored on both sides so that both
-write as much. The two take turns, and the median of the ratios is reported. Ours includes scoring, evicting and the
-grading-free bookkeeping of `EpisodeBatch.step`; transformers' includes its prefill of the prompts (about 40 tokens).
+Against transformers' own batched greedy `generate`: same model, same width, same number of new tokens, same process;
+stop tokens are ignored on both sides so that both write as much. The two take turns, and the median of the ratios is
+told. Ours includes scoring, evicting and the bookkeeping of `EpisodeBatch.step`; transformers' includes its prefill of
+the prompts (about 40 tokens).
+
+Agents against each other: they take turns too, a few windows each, and time is the processor's, so that other programs
+on the machine weigh little.
 """
 
 from __future__ import annotations
@@ -11,13 +15,13 @@ import copy
 import json
 import statistics
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from transformers.utils import logging as transformers_logging
 
-from kv_gym.agents import AgentLike, load_agent
+from kv_gym.agents import AgentLike, load_agent, prepare_agent, queries_of
 from kv_gym.bench.scoring import keep_scores
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
@@ -26,73 +30,132 @@ from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
 from kv_gym.problems import problem_source
 
+ENV = "KVEvict-AIME-v0"
+AGENTS = ("snapkv", "h2o", "rkv", "foresight", "transfer", "ppo")
+Row = dict[str, Any]
+
 
 def references(llm: FrozenLLM, config: EnvConfig, width: int) -> list[Reference]:
     """Return `width` playable validation problems with their references."""
     source = problem_source(config.problems)
-    found = ReferenceStore(llm, config).get([source.problem("validation", 0, i) for i in range(width + 8)])
+    found = ReferenceStore(llm, config).get([source.problem("validation", 0, i) for i in range(width + width // 2)])
     return [reference for reference in found if is_playable(reference, config)][:width]
 
 
-def ours(llm: FrozenLLM, config: EnvConfig, agent: AgentLike, refs: list[Reference], steps: int) -> tuple[float, int]:
-    """Return (tokens a second over all rows, KV bytes held per episode)."""
-    batch = EpisodeBatch(llm, config, len(refs), statistics=agent.needs)
+def started(llm: FrozenLLM, config: EnvConfig, agent: AgentLike, refs: list[Reference]) -> EpisodeBatch:
+    """A batch at its first decision, whose texts do not end."""
+    batch = EpisodeBatch(llm, config, len(refs), statistics=agent.needs, queries=queries_of(agent))
     batch.texts.stop_ids = batch.texts.stop_ids[:0]
     batch.reset(range(len(refs)), refs, [0] * len(refs))
-    started = time.perf_counter()
+    return batch
+
+
+def ours(llm: FrozenLLM, config: EnvConfig, agent: AgentLike, refs: list[Reference], steps: int) -> float:
+    """Tokens a second over all rows."""
+    batch = started(llm, config, agent, refs)
+    begin = time.perf_counter()
     with torch.no_grad():
         for _ in range(steps):
             batch.step(keep_scores(agent, batch.slots()))
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - begin
     assert batch.active.all(), "an episode ended early; its tokens would be missing"
-    return len(refs) * steps * config.evict_every / seconds, batch.cache.nbytes
+    return len(refs) * steps * config.evict_every / seconds
 
 
 def theirs(llm: FrozenLLM, model: torch.nn.Module, refs: list[Reference], new_tokens: int) -> float:
     """Tokens a second of transformers' `generate` with its full cache."""
     prompts = llm.tokenizer([r.problem.prompt for r in refs], return_tensors="pt", padding=True, padding_side="left")
     inputs = {name: prompts[name].to(llm.shape.device) for name in ("input_ids", "attention_mask")}
-    started = time.perf_counter()
+    begin = time.perf_counter()
     out = model.generate(**inputs, do_sample=False, min_new_tokens=new_tokens, max_new_tokens=new_tokens)  # type: ignore[operator]
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - begin
     assert out.shape[1] - inputs["input_ids"].shape[1] == new_tokens
     return len(refs) * new_tokens / seconds
 
 
-def main(
-    agent: Annotated[str, typer.Option(help="Agent that scores.")] = "snapkv",
-    width: Annotated[int, typer.Option(help="Episodes side by side.")] = 16,
-    budget: Annotated[int, typer.Option(help="Slots that stay.")] = 128,
-    tokens: Annotated[int, typer.Option(help="New tokens per episode.")] = 608,
-    rounds: Annotated[int, typer.Option(help="Turns each side takes.")] = 5,
-    model: Annotated[str, typer.Option(help="Frozen LLM.")] = "tiny",
-    device: Annotated[str, typer.Option(help="torch device.")] = "cpu",
-    compile: Annotated[str, typer.Option(help="The environment's setting: auto, on or off.")] = "auto",
-) -> None:
-    """Measure and print one JSON object."""
-    transformers_logging.set_verbosity_error()
-    config = make_config("KVEvict-AIME-v0", budget=budget, shadow=False, model=model, device=device, compile=compile)
-    llm = load_llm(model, device=device)
+def against_generate(llm: FrozenLLM, width: int, compile: str, tokens: int, rounds: int) -> Row:
+    """Compare with `generate` at one width: snapkv at budget 128."""
+    config = make_config(ENV, budget=128, shadow=False, compile=compile)
     plain = copy.deepcopy(llm.model)
     plain.set_attn_implementation("sdpa")
-    refs, scorer = references(llm, config, width), load_agent(agent)
-    ratios, mine, other = [], [], []
+    refs, agent, steps = references(llm, config, width), load_agent("snapkv"), tokens // config.evict_every
+    mine, other = [], []
     for turn in range(rounds + 1):
-        speed, kv_bytes = ours(llm, config, scorer, refs, tokens // config.evict_every)
-        full = theirs(llm, plain, refs, tokens // config.evict_every * config.evict_every)
+        speeds = ours(llm, config, agent, refs, steps), theirs(llm, plain, refs, steps * config.evict_every)
         if turn:  # the first turn warms up
-            mine.append(speed)
-            other.append(full)
-            ratios.append(speed / full)
-    result = {
-        "agent": agent, "compile": compile, "width": width, "budget": budget, "tokens": tokens,
-        "threads": torch.get_num_threads(),
-        "tokens_per_second": round(statistics.median(mine)),
-        "generate_tokens_per_second": round(statistics.median(other)),
-        "ratio": round(statistics.median(ratios), 2), "ratios": [round(r, 2) for r in ratios],
-        "kv_bytes_per_episode": kv_bytes, "kv_bytes_of_budget_and_window": llm.shape.slot_bytes * config.slots,
+            mine.append(speeds[0])
+            other.append(speeds[1])
+    ratios = [one / another for one, another in zip(mine, other, strict=True)]
+    return {
+        "width": width, "compile": compile, "tokens_per_second": round(statistics.median(mine)),
+        "generate_tokens_per_second": round(statistics.median(other)), "ratio": round(statistics.median(ratios), 2),
+        "ratios": [round(ratio, 2) for ratio in ratios],
     }  # fmt: skip
-    print(json.dumps(result))
+
+
+def agents_beside(llm: FrozenLLM, width: int, budget: int, every: int, rounds: int) -> list[Row]:
+    """Compare agents at one setting: CPU time of a step, and the share of it that scoring takes."""
+    config = make_config(ENV, budget=budget, evict_every=every, shadow=False)
+    agents = [load_agent(name) for name in AGENTS]
+    for agent in agents:
+        prepare_agent(agent, llm)
+    refs = references(llm, config, width)
+    batches = [started(llm, config, agent, refs) for agent in agents]
+    steps: list[list[float]] = [[] for _ in agents]
+    scores: list[list[float]] = [[] for _ in agents]
+    for turn in range(rounds + 1):
+        for agent, batch, step, score in zip(agents, batches, steps, scores, strict=True):
+            begin = time.process_time()
+            with torch.no_grad():
+                chosen = keep_scores(agent, batch.slots())
+                scored = time.process_time()
+                batch.step(chosen)
+            if turn:
+                step.append(time.process_time() - begin)
+                score.append(scored - begin)
+    first = statistics.median(steps[0])
+    return [
+        {
+            "agent": agent.name, "width": width, "budget": budget, "evict_every": every,
+            "speed_of_snapkv": round(first / statistics.median(step), 2),
+            "scoring_share": round(statistics.median(score) / statistics.median(step), 3),
+        }
+        for agent, step, score in zip(agents, steps, scores, strict=True)
+    ]  # fmt: skip
+
+
+def table(rows: list[Row]) -> str:
+    """Rows as a Markdown table."""
+    names = [name for name in rows[0] if name != "ratios"]
+    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main(
+    width: Annotated[list[int] | None, typer.Option(help="Episodes side by side; repeat for more.")] = None,
+    compile: Annotated[list[str] | None, typer.Option(help="Setting `compile`; repeat for more.")] = None,
+    tokens: Annotated[int, typer.Option(help="New tokens per episode.")] = 608,
+    rounds: Annotated[int, typer.Option(help="Turns each side takes.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure and print."""
+    transformers_logging.set_verbosity_error()
+    llm = load_llm("tiny")
+    found = {
+        "generate": [
+            against_generate(llm, w, c, tokens, rounds) for w in width or (16, 64) for c in compile or ("off", "on")
+        ],
+        "agents": [
+            row
+            for sizes in ((64, 128, 16), (16, 128, 16), (64, 96, 32))
+            for row in agents_beside(llm, *sizes, rounds=rounds + 3)
+        ],
+    }
+    if as_json:
+        print(json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__} | found))
+        return
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print("\n\n".join(table(rows) for rows in found.values()))
 
 
 if __name__ == "__main__":
