@@ -3,6 +3,7 @@
 # make test-lowest  the tests of the wings that stand on other packages, on the oldest of them that pyproject.toml allows
 # make lint         ruff and mypy
 # make bench-speed  tokens a second against transformers' generate
+# make bench-memory peak memory against its plan (ten minutes)
 # make results-fresh  the agents that the README's claims rest on, on 1,024 problems of four problem seeds (40 minutes)
 # make results-seeds  the same for the three seeds of foresight-rl's first stage
 # make results      the numbers and the plot in the README: all agents, all budgets, the whole test split (long)
@@ -19,7 +20,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-.PHONY: install demo test test-lowest lint bench-speed results results-fresh results-seeds suite families traces board clean
+.PHONY: install demo test test-lowest lint bench-speed bench-memory results results-fresh results-seeds suite families traces board clean
 install: .venv/installed
 
 demo: install
@@ -52,6 +53,9 @@ lint: install
 
 bench-speed: install
 	$(BIN)/python tests/benchmarks/speed.py
+
+bench-memory: install
+	$(BIN)/python tests/benchmarks/memory.py
 
 results: install
 	$(BIN)/kv-gym bench KVEvict-AIME-v0 --agent all --problems 256 --budget 48 --budget 64 --budget 96 --budget 128 --budget 192 \
