@@ -88,11 +88,20 @@ def play(llm: FrozenLLM, config: EnvConfig, agent: AgentLike, n: int, steps: int
     return counted.peak, plan.playing(n)
 
 
+def longest_prompt(llm: FrozenLLM, tokens: int) -> str:
+    """A sum of ones that is as long as so many tokens allow."""
+    prompt = "1"
+    while len(llm.encode_prompt(longer := f"{prompt}+1")) <= tokens:
+        prompt = longer
+    return prompt
+
+
 def make_references(llm: FrozenLLM, config: EnvConfig, n: int) -> tuple[int, Use]:
     """Make full-cache texts of N problems that all go on to their longest length; return as `play` does."""
     plan = MemoryPlan(sizes_of(llm.model, llm.shape.dtype, llm.shape.device), config, Asked())
-    problems = [Problem(id=str(i), prompt=f"{i} + 1 = ?", answer="1", family="made up") for i in range(n)]
-    longest, stop_ids = plan.capacity - max(len(llm.encode_prompt(one.prompt)) for one in problems), llm.stop_ids
+    prompt = longest_prompt(llm, config.max_prompt_tokens)
+    problems = [Problem(id=str(i), prompt=prompt, answer="1", family="made up") for i in range(n)]
+    longest, stop_ids = plan.capacity - len(llm.encode_prompt(prompt)), llm.stop_ids
     gc.collect()
     try:
         llm.stop_ids = ()

@@ -40,7 +40,7 @@ def measure(model: str, what: str, n: int, budget: int, every: int, agent: str, 
     mode = what if what in ("generate", "replay") else "generate"
     config = make_config(
         "KVEvict-AIME-v0", model=model, device=device, dtype=dtype, budget=budget, evict_every=every, mode=mode,
-        shadow=False, max_prompt_tokens=64, max_new_tokens=max(900, budget + 8 * every),
+        shadow=False, max_prompt_tokens=64, max_new_tokens=budget + 8 * every,
     )  # fmt: skip
     llm = load_llm(model, dtype=dtype, device=device)
 

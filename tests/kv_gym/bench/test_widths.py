@@ -167,7 +167,9 @@ def test_the_plan_is_told(run: Run) -> None:
     assert code == 0 and "weights" in out and "64 fit." in out and "1.00 GiB of cpu are free" in out
     code, out, _ = run(*arguments, "--device-memory", "1GB", "--json", "--width", "7")
     found = json.loads(out)
-    expected = MemoryPlan(model_sizes("tiny"), config(mode="replay", budget=128), Asked(("total_attention",))).playing(7)
+    expected = MemoryPlan(model_sizes("tiny"), config(mode="replay", budget=128), Asked(("total_attention",))).playing(
+        7
+    )
     assert code == 0 and found["free"] == 10**9 and found["usable"] == 8 * 10**8
     assert found["episodes"]["rows"] == 7 and found["episodes"]["peak"] == expected.peak
     fits = references(plan(mode="replay", budget=128)).fits(Room(10**9, CPU), 64)
