@@ -66,7 +66,6 @@ CASES = (
     ("tiny", "references", 256, 128, 16, "full"),
     ("runs/SmolLM2-135M-Instruct.Q4_1.gguf", "replay", 4, 512, 32, "h2o"),
     ("runs/SmolLM2-135M-Instruct.Q4_1.gguf", "generate", 4, 512, 32, "snapkv"),
-    ("runs/SmolLM2-135M-Instruct.Q4_1.gguf", "references", 4, 512, 32, "full"),
 )
 GIVE_BACK = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
