@@ -4,6 +4,7 @@
 # make lint         ruff and mypy
 # make bench-speed  tokens a second against transformers' generate
 # make bench-gpu    the engine on a GPU, with random weights of Qwen3-4B's shape (eight minutes; needs a torch with CUDA)
+# make bench-memory peak memory against its plan (ten minutes)
 # make results-fresh  the agents that the README's claims rest on, on 1,024 problems of four problem seeds (40 minutes)
 # make results-seeds  the same for the three seeds of foresight-rl's first stage
 # make results      the numbers and the plot in the README: all agents, all budgets, the whole test split (long)
@@ -20,7 +21,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-.PHONY: install demo test test-lowest lint bench-speed bench-gpu results results-fresh results-seeds suite families traces board clean
+.PHONY: install demo test test-lowest lint bench-speed bench-gpu bench-memory results results-fresh results-seeds suite families traces board clean
 install: .venv/installed
 
 demo: install
@@ -53,6 +54,9 @@ lint: install
 
 bench-speed: install
 	$(BIN)/python tests/benchmarks/speed.py
+
+bench-memory: install
+	$(BIN)/python tests/benchmarks/memory.py
 
 results: install
 	$(BIN)/kv-gym bench KVEvict-AIME-v0 --agent all --problems 256 --budget 48 --budget 64 --budget 96 --budget 128 --budget 192 \

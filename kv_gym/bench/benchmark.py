@@ -24,6 +24,7 @@ from kv_gym.bench.progress import Progress, Silent
 from kv_gym.bench.rows import EpisodeRow, RowFile, RunRow, sha256_of
 from kv_gym.bench.runner import Runner
 from kv_gym.bench.texts import TextFile
+from kv_gym.bench.widths import find_widths
 from kv_gym.config import EnvConfig
 from kv_gym.identity import Identity, identity_of
 from kv_gym.llm.frozen import FrozenLLM
@@ -58,7 +59,7 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
         progress: Told how far it is.
 
     Raises:
-        ConfigError: A budget or option is not allowed.
+        ConfigError: A budget or option is not allowed, or memory does not suffice (`kv_gym.bench.widths`).
         KVGymError: An agent refuses the model (`prepare_agent`).
         RowFileError: The file is damaged or in use.
     """
@@ -66,10 +67,11 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
     configs = {(budget, mode): bench.config(budget, mode) for budget in bench.budgets for mode in bench.modes}
     first = next(iter(configs.values()))
     with RowFile(path) as file, TextFile(path.parent) if bench.texts else nullcontext() as texts:
+        widths = find_widths(bench.width, configs.values(), bench.agents)
         llm = load_llm(first.model, first.revision, first.dtype, first.device)
         for agent in bench.agents:
             prepare_watched(llm, agent)
-        episodes = prepare(llm, first, bench.seeds, bench.width, progress, bench.problem_seeds)
+        episodes = prepare(llm, first, bench.seeds, widths.references, progress, bench.problem_seeds)
         playable = {config: [e for e in episodes if plays(e.reference, config)] for config in configs.values()}
         left_out = {config.budget: _left_out(episodes, playable[config]) for config in configs.values()}
         identities = [identity_of(agent) for agent in bench.agents]
@@ -80,7 +82,7 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
             for agent, identity in zip(bench.agents, identities, strict=True)
             for mode in bench.modes
         ]
-        run = describe_run(llm, bench, first, identities, left_out, path.parent)
+        run = describe_run(llm, bench, first, widths.playing, identities, left_out, path.parent)
         runner = Runner(llm, bench, file, progress, run, texts)
         runner.run(cells)
         found = file.rows
@@ -99,8 +101,8 @@ def warn_of_unnamed(identities: Sequence[Identity]) -> None:
 
 
 def describe_run(
-    llm: FrozenLLM, bench: Bench, config: EnvConfig, identities: Sequence[Identity], left_out: dict[int, list[str]],
-    output: Path,
+    llm: FrozenLLM, bench: Bench, config: EnvConfig, width: int, identities: Sequence[Identity],
+    left_out: dict[int, list[str]], output: Path,
 ) -> RunRow:  # fmt: skip
     """Write down what all rows of this run share."""
     settings = result_settings(config)
@@ -117,7 +119,7 @@ def describe_run(
         git=provenance.git_state(output=output),
         hardware=provenance.hardware(llm.shape.device),
         threads=torch.get_num_threads(),
-        width=bench.width,
+        width=width,
         model=model,
         settings=settings,
         settings_sha256=sha256_of(settings),

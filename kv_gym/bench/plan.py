@@ -23,7 +23,7 @@ from kv_gym.rewards import REWARD_TERMS
 
 Mode = Literal["generate", "replay"]
 MODES: tuple[Mode, ...] = ("generate", "replay")
-WIDTH = 32
+AUTO: Literal["auto"] = "auto"
 MOST_EPISODES = 1_000_000  # of an agent at one budget; what is more is a slip of the pen
 MOST_SIDE_BY_SIDE = 65_536
 MOST_SEED = 2**32  # that problems are drawn with, and no more (`kv_gym.config`)
@@ -48,7 +48,7 @@ class Bench:
         problems: The first so many of the problem set; default is the page's.
         seeds: Episode seeds 0 to `seeds - 1`.
         modes: `generate`, `replay` or both; default is the page's.
-        width: Episodes side by side.
+        width: Episodes side by side; `auto`: as many as fit into the memory that is free (`kv_gym.bench.widths`).
         options: Other settings of the environment. Environments play the train split; the benchmark plays test.
         texts: Keep every generated text beside the rows, and the loss of each replayed token.
         missed_attention: Let a full cache read along in replay, which takes about three times as long.
@@ -62,7 +62,7 @@ class Bench:
     problems: int | None = None
     seeds: int = 1
     modes: Sequence[Mode] = ()
-    width: int = WIDTH
+    width: int | Literal["auto"] = AUTO
     options: Mapping[str, Any] = field(default_factory=dict)
     problem_seeds: int = 1
     agent_seconds: float | None = None
@@ -74,7 +74,7 @@ class Bench:
         object.__setattr__(self, "budgets", tuple(dict.fromkeys(self.budgets or defaults.budgets)))
         object.__setattr__(self, "modes", tuple(self.modes or defaults.modes))
         object.__setattr__(self, "problems", defaults.problems if self.problems is None else self.problems)
-        for name in ("problems", "seeds", "problem_seeds", "width"):
+        for name in ("problems", "seeds", "problem_seeds", *(() if self.width == AUTO else ("width",))):
             value = plain(getattr(self, name))
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name}={value!r} leaves nothing to run. Use a whole number from 1 on.")
@@ -84,7 +84,7 @@ class Bench:
                 f"problems={self.problems} x seeds={self.seeds} x problem_seeds={self.problem_seeds} are more than "
                 f"{MOST_EPISODES:,} episodes. Ask for fewer."
             )
-        if self.width > MOST_SIDE_BY_SIDE:
+        if self.width != AUTO and self.width > MOST_SIDE_BY_SIDE:
             raise ConfigError(f"width={self.width} is more than {MOST_SIDE_BY_SIDE:,} episodes side by side.")
         if "n_problems" in self.options:
             raise ConfigError("options: n_problems is what `problems` says. Leave it out.")
@@ -137,7 +137,16 @@ def plays(reference: Reference, config: EnvConfig) -> bool:
 def prepare(
     llm: FrozenLLM, config: EnvConfig, seeds: int, width: int, progress: Progress, problem_seeds: int = 1
 ) -> list[Episode]:  # fmt: skip
-    """Return an episode for every problem and seed, with the full-cache generation of each."""
+    """Return an episode for every problem and seed, with the full-cache generation of each.
+
+    Args:
+        llm: The frozen LLM.
+        config: Settings of the env.
+        seeds: Of the episodes, from 0 on.
+        width: Full-cache generations side by side.
+        progress: Told how far it is.
+        problem_seeds: Of made problems.
+    """
     wanted = [(problem, seed) for problem in fresh_problems(config, problem_seeds) for seed in range(seeds)]
     store = ReferenceStore(llm, config)
     keys = [store.key(problem, seed) for problem, seed in wanted]

@@ -104,7 +104,7 @@ class Runner:
         left = {id(episode): episode for episode in episodes}
         try:
             for episode, outcome, spent in play(
-                self.llm, cell.config, cell.agent, episodes, self.bench.width, seconds=self.bench.agent_seconds
+                self.llm, cell.config, cell.agent, episodes, self.run_row.width, seconds=self.bench.agent_seconds
             ):  # fmt: skip
                 del left[id(episode)]
                 if isinstance(outcome, Failed):

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kv_gym.agents import AgentLike
 from kv_gym.bench.benchmark import run_bench
-from kv_gym.bench.plan import Bench, prepare
+from kv_gym.bench.plan import AUTO, Bench, prepare
 from kv_gym.bench.progress import Progress, Silent
 from kv_gym.bench.report import Report, build_report
+from kv_gym.bench.widths import find_widths
 from kv_gym.config import env_page
 from kv_gym.errors import ConfigError, first_complaint, unknown_name
 from kv_gym.llm.loading import load_llm
@@ -89,15 +90,16 @@ def load_suite(name_or_path: str) -> Suite:
 
 
 def run_suite(
-    suite: Suite, build: Callable[[str], AgentLike], folder: Path, width: int, progress: Progress | None = None
-) -> dict[str, Part]:
+    suite: Suite, build: Callable[[str], AgentLike], folder: Path, width: int | Literal["auto"] = AUTO,
+    progress: Progress | None = None,
+) -> dict[str, Part]:  # fmt: skip
     """Run every part into ``folder/<part>/rows.jsonl``.
 
     Args:
         suite: What to run.
         build: Makes an agent from its text.
         folder: Where the parts go; what is there is not run again.
-        width: Episodes side by side.
+        width: Episodes side by side, as `Bench` takes it.
         progress: Told how far it is.
 
     Raises:
@@ -120,7 +122,8 @@ def run_suite(
 def half_length(bench: Bench, progress: Progress) -> int:
     """Half of the mean length of the full-cache texts, prompt included, in whole windows."""
     config = bench.config(bench.budgets[0], "generate")
+    width = find_widths(bench.width, [config], bench.agents).references
     llm = load_llm(config.model, config.revision, config.dtype, config.device)
-    lengths = [len(episode.reference) for episode in prepare(llm, config, bench.seeds, bench.width, progress)]
+    lengths = [len(episode.reference) for episode in prepare(llm, config, bench.seeds, width, progress)]
     windows = sum(lengths) / len(lengths) / 2 / config.evict_every
     return max(1, round(windows)) * config.evict_every

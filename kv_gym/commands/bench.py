@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from kv_gym.commands.console import console, say, watched
-from kv_gym.commands.options import build_agent, parse_settings
+from kv_gym.commands.options import build_agent, parse_settings, parse_width
 from kv_gym.commands.report import PLOT_FILE, REPORT_FILE, ROWS_FILE, save_json, show
 from kv_gym.errors import ConfigError
 
@@ -66,7 +66,13 @@ def bench(
         ModeChoice | None,
         typer.Option(help="generate measures accuracy, replay measures losses. Default: the env's page."),
     ] = None,
-    width: Annotated[int, typer.Option(help="Episodes side by side.")] = 32,
+    width: Annotated[
+        str,
+        typer.Option(
+            help="Episodes side by side. `auto`: as many as fit into the memory that is free, on a CPU up to 64 "
+            "(`kv-gym models plan`)."
+        ),
+    ] = "auto",
     agent_seconds: Annotated[
         float | None, typer.Option(help="An agent whose decision takes longer fails. Default: no limit.")
     ] = None,
@@ -112,14 +118,16 @@ def bench(
     if bool(suite) == bool(env_id):
         raise ConfigError("name an environment (`kv-gym envs` lists them) or a --suite, one of the two.")
     if suite:
-        _bench_suite(suite, agent, budget, problems, width, out or Path("runs") / "suites" / Path(suite).stem)
+        _bench_suite(
+            suite, agent, budget, problems, parse_width(width), out or Path("runs") / "suites" / Path(suite).stem
+        )
         return
     options = parse_settings(settings or [])
     options["split"] = split.value
     folder = out or Path("runs") / "bench" / env_id
     plan = _plan(
-        env_id, agent or [], budget or [], problems, seeds, problem_seeds, mode, width, options, agent_seconds, texts,
-        missed_attention,
+        env_id, agent or [], budget or [], problems, seeds, problem_seeds, mode, parse_width(width), options,
+        agent_seconds, texts, missed_attention,
     )  # fmt: skip
     _bench_one(plan, folder, as_json, plot)
 
@@ -144,7 +152,7 @@ def _bench_one(plan: Bench, folder: Path, as_json: bool, plot: bool) -> None:
 
 def _plan(
     env_id: str, names: list[str], budgets: list[int], problems: int | None, seeds: int, problem_seeds: int,
-    mode: ModeChoice | None, width: int, options: dict[str, Any], agent_seconds: float | None,
+    mode: ModeChoice | None, width: int | Literal["auto"], options: dict[str, Any], agent_seconds: float | None,
     texts: bool, missed_attention: bool,
 ) -> Bench:  # fmt: skip
     from kv_gym.config import env_page, make_config
@@ -172,8 +180,9 @@ def _run(plan: Bench, path: Path) -> BenchResult:
 
 
 def _bench_suite(
-    name: str, agents: list[str] | None, budgets: list[int] | None, problems: int | None, width: int, folder: Path
-) -> None:
+    name: str, agents: list[str] | None, budgets: list[int] | None, problems: int | None, width: int | Literal["auto"],
+    folder: Path,
+) -> None:  # fmt: skip
     from kv_gym.bench.plots import save_suite_plot
     from kv_gym.bench.suite import load_suite, run_suite
     from kv_gym.bench.suite_page import page

@@ -14,6 +14,7 @@ from kv_gym.commands.leaderboard import leaderboard_app
 from kv_gym.commands.lists import agents, envs
 from kv_gym.commands.migrate import migrate
 from kv_gym.commands.models import models_app
+from kv_gym.commands.plan import plan
 from kv_gym.commands.problems import problems
 from kv_gym.commands.record import record, replay
 from kv_gym.commands.report import report
@@ -29,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+models_app.command()(plan)
 app.add_typer(models_app, name="models")
 app.add_typer(submit_app, name="submit")
 app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME --help`)."), name="train")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kv_gym.errors import ConfigError
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kv_gym.agents import AgentLike
 
 EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?) ?(?:([KMGTkmgt])(i)?)?[Bb]?")
 OWN_OPTIONS = {"budget": "--budget", "mode": "--mode", "n_problems": "--problems", "split": "--split"}
 
 
@@ -55,6 +56,33 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         if key == "shadow":
             raise ConfigError("--set shadow: a full cache reads along in replay with --missed-attention. Use that.")
     return found
+
+
+def parse_width(text: str) -> int | Literal["auto"]:
+    """Read a number of rows, or `auto`.
+
+    Raises:
+        ConfigError: Neither.
+    """
+    if text == "auto":
+        return "auto"
+    if not text.isascii() or not text.isdigit():
+        raise ConfigError(f"--width {text!r} is no number of rows. Use a whole number from 1 on, or auto.")
+    return int(text)
+
+
+def parse_bytes(text: str) -> int:
+    """Read a size such as 80GiB, 24GB or 8e9.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    found = SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"--device-memory {text!r} is no size. Use a number with a unit, such as 80GiB or 24GB.")
+    number, prefix, binary = found.groups()
+    power = " KMGT".index((prefix or " ").upper())
+    return int(float(number) * (1024 if binary else 1000) ** power)
 
 
 def parse_agent(text: str) -> tuple[str, dict[str, Any]]:

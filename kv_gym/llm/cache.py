@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +57,15 @@ class _Layer(CacheLayerMixin):
 
     def __init__(self, cache: SlotCache | FullCache, index: int) -> None:
         super().__init__()
-        self.cache, self.index = cache, index
+        self._cache, self.index = weakref.ref(cache), index  # a circle would keep its memory until somebody looks
         self.is_initialized = True
+
+    @property
+    def cache(self) -> SlotCache | FullCache:
+        """The cache that it belongs to."""
+        found = self._cache()
+        assert found is not None, "a layer is used by its cache"
+        return found
 
     def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: memory is the cache's affair."""

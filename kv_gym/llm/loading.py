@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import functools
 import json
+from weakref import WeakValueDictionary
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from kv_gym.errors import ConfigError
 from kv_gym.llm.device import find_device
 from kv_gym.llm.fingerprint import file_stamps
 from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.outline import ModelSizes, outline, sizes_of
 from kv_gym.llm.proofs import proven
-from kv_gym.llm.source import EMBEDDED, Source, find_source, foreign, quiet
-from kv_gym.llm.support import check_supported, foreign_code
+from kv_gym.llm.source import EMBEDDED, Source, find_source, foreign
+from kv_gym.llm.support import foreign_code
 from kv_gym.llm.vocabulary import check_vocabulary, read_tokenizer
 from kv_gym.llm.weights import read_weights
 
-__all__ = ["DTYPES", "EMBEDDED", "forget_llm", "load_llm"]
+__all__ = ["DTYPES", "EMBEDDED", "forget_llm", "is_loaded", "load_llm", "model_sizes"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,19 +41,46 @@ def load_llm(name: str, revision: str | None = None, dtype: str = "float32", dev
             are damaged or do not belong together.
         ConfigError: Unknown dtype, a device that is not here, or a ``.gguf`` file without the packages that read it.
     """
+    check_names(name, revision, dtype, device)
+    with foreign_code(name, "it was loaded"):
+        return _load(name, revision, dtype, device)
+
+
+def check_names(name: object, revision: object, dtype: object, device: object) -> None:
+    """Refuse what names no model, dtype or device.
+
+    Raises:
+        ConfigError: Says which.
+    """
     for option, value in (("model", name), ("revision", revision), ("device", device)):
         if not isinstance(value, str) and not (option == "revision" and value is None):
             raise ConfigError(f"{option}={value!r} is of type {type(value).__name__}. Give a text.")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}.")
-    with foreign_code(name, "it was loaded"):
-        return _load(name, revision, dtype, device)
+
+
+def model_sizes(name: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu") -> ModelSizes:
+    """Read how large a model is from its config; its weights are not read, and need not be there.
+
+    Args and errors are those of `load_llm`. The device needs not be there either.
+    """
+    check_names(name, revision, dtype, device)
+    with foreign_code(name, "its config was read"):
+        return sizes_of(outline(find_source(name, revision)), DTYPES[dtype], torch.device(device))
+
+
+_LOADED: WeakValueDictionary[tuple[str, str | None, str, str], FrozenLLM] = WeakValueDictionary()
+
+
+def is_loaded(name: str, revision: str | None, dtype: str, device: str) -> bool:
+    """Whether a model's weights are in memory already."""
+    return (name, revision, dtype, device) in _LOADED
 
 
 @functools.lru_cache(maxsize=4)  # keyed by position: defaults that are written out give the same entry
 def _load(name: str, revision: str | None, dtype: str, device: str) -> FrozenLLM:
     place, source = find_device(device), find_source(name, revision)
-    _check_config(source)
+    outline(source)  # a model is refused by its config before its weights are read
     _check_generation_config(source)
     tokenizer, files = read_tokenizer(source), source.weight_files()
     stamps = file_stamps(files)
@@ -66,22 +95,9 @@ def _load(name: str, revision: str | None, dtype: str, device: str) -> FrozenLLM
             f"model {name!r} in {dtype} does not fit on device={device!r}: {str(error).splitlines()[0][:200]} Use a "
             "shorter dtype, a smaller model or another device."
         ) from error
-    return proven(FrozenLLM(model, tokenizer, name, stamps))
-
-
-def _check_config(source: Source) -> None:
-    """Refuse a model by its config, before its weights are read.
-
-    Raises:
-        UnsupportedModelError: The config is damaged, of an unknown kind, or of layers that cannot be evicted from.
-    """
-    unknown = "Download it again, or choose a model type that this transformers knows."
-    with foreign(source.name, "its config", unknown), quiet():
-        config = AutoConfig.from_pretrained(source.path, **source.options)
-    values = "Mend its values (hidden_act, rope_parameters, sizes): they must be ones that this transformers knows."
-    with foreign(source.name, "its config", values), quiet(), torch.device("meta"):
-        check_supported(config.get_text_config())
-        AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=False)
+    llm = proven(FrozenLLM(model, tokenizer, name, stamps))
+    _LOADED[name, revision, dtype, device] = llm
+    return llm
 
 
 def _check_generation_config(source: Source) -> None:

@@ -133,7 +133,7 @@ def test_rows_lead_to_all_provenance(small: Bench, wide: tuple[Path, BenchResult
     llm = frozen(small)
     assert {row.run_id for row in result.rows} == {run.run_id}
     assert {row.model_fingerprint for row in result.rows} == {llm.fingerprint} == {run.model["fingerprint"]}
-    assert run.threads == torch.get_num_threads() and run.width == 32
+    assert run.threads == torch.get_num_threads() and run.width == 64  # on a CPU, where they fit
     assert run.settings["evict_every"] == 8 and run.settings["max_new_tokens"] == 72
     assert not {"budget", "mode", "model", "w_loss", "n_problems", "hindsight"} & set(run.settings)
     assert {row.settings_sha256 for row in result.rows} == {run.settings_sha256}
