@@ -18,6 +18,7 @@ from kv_gym.engine.capacity import text_capacity
 from kv_gym.engine.decoding import Decoding, surprisal_and_entropy
 from kv_gym.engine.eviction import check_scores, protected_slots, share_scores, slots_to_keep
 from kv_gym.engine.golden import Labels
+from kv_gym.engine.reading import TOKENS_AT_ONCE
 from kv_gym.engine.records import EpisodeRecord, Records
 from kv_gym.engine.reference import Reference
 from kv_gym.engine.shadow import Shadow
@@ -31,7 +32,6 @@ from kv_gym.llm.tokens import TokenReader, way_to_read
 from kv_gym.problems.grading import UndecidedError, grade
 from kv_gym.rewards import REWARD_TERMS, total_reward, weights_of
 
-TOKENS_AT_ONCE = 2**16  # that are read at the start of episodes
 logger = logging.getLogger(__name__)
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from kv_gym.config import EnvConfig
 from kv_gym.engine.capacity import text_capacity
-from kv_gym.engine.reading import NUMBERS_AT_ONCE
+from kv_gym.engine.golden import MOST_EXACT
+from kv_gym.engine.reading import NUMBERS_AT_ONCE, TOKENS_AT_ONCE
 from kv_gym.engine.shadow import NUMBERS_AT_ONCE as SHADOW_AT_ONCE
 from kv_gym.llm.accumulators import ACCUMULATORS, with_needed
 from kv_gym.llm.cache import FIRST, MOST_SETTLED
@@ -112,7 +113,7 @@ class MemoryPlan:
         if self.config.shadow:
             moments["shadow"] = self._shadow(n)
         if self.asked.hindsight:
-            moments["golden labels"] = self.full_cache(n) + self._rows(n, self.config.evict_every, self.capacity)
+            moments["golden labels"] = self.full_cache(n) + self._golden(n)
         return Use(kept, moments, labels - on_device)
 
     def references(self, n: int) -> Use:
@@ -151,14 +152,17 @@ class MemoryPlan:
         return n * self.capacity * self.shape.slot_bytes
 
     def labels(self, n: int) -> int:
-        """Golden labels, in half precision: a number for each token and each block of later queries."""
-        blocks = max(0, -(-(self.capacity - self.config.slots) // self.config.evict_every))
-        heads = n * self.shape.n_layers * self.shape.n_kv_heads
-        return heads * self.capacity * blocks * HALF if self.asked.hindsight else 0
+        """Golden labels: two numbers for each token and each block of later queries."""
+        if not self.asked.hindsight:
+            return 0
+        blocks = 1 + max(0, -(-(self.capacity - self.config.slots) // self.config.evict_every))
+        numbers = 2 * n * self.shape.n_layers * self.shape.n_kv_heads * self.capacity * blocks
+        return numbers * (FLOAT if numbers * FLOAT <= MOST_EXACT else HALF)
 
     def _start(self, n: int) -> int:
-        """Rows that start are read into a cache of their own, and copied."""
+        """Rows that start are read into a cache of their own, some at once, and copied."""
         shape, slots = self.shape, self.config.slots
+        n = min(n, max(1, TOKENS_AT_ONCE // slots))
         mask = slots * slots * (2 + shape.group * (1 + self.item))
         attention = 0
         if self.asked.statistics:
@@ -187,10 +191,17 @@ class MemoryPlan:
         scores = n * shape.n_layers * shape.n_kv_heads * slots * SCORE_BYTES
         return self._settled(n) + layers * (rows + keys) + scores
 
+    def _golden(self, n: int) -> int:
+        """Attention of a block of queries, some rows of a layer at once, and its means in all layers."""
+        rows = min(COPIES_OF_ROWS * FLOAT * NUMBERS_AT_ONCE, self._rows(n, self.config.evict_every, self.capacity))
+        return rows + FLOAT * n * self.shape.n_layers * self.shape.n_kv_heads * self.capacity
+
     def _shadow(self, n: int) -> int:
         """The full cache reads what starts, or a window, with a mask of its own for each row; or it grows."""
         slots, window = self.config.slots, self.config.evict_every
-        start = self._states(n * slots) + self._mask(n, slots, slots)
+        some = min(n, max(1, TOKENS_AT_ONCE // slots))
+        chunk = min(slots, max(1, NUMBERS_AT_ONCE // (some * self.shape.group * slots)))
+        start = self._states(some * chunk) + self._mask(some, chunk, slots)
         logits = n * window * self.sizes.n_vocabulary * COPIES_OF_LOGITS * FLOAT
         missed = min(COPIES_OF_ROWS * FLOAT * SHADOW_AT_ONCE, self._rows(n, window, self.capacity))
         reading = self._mask(n, window, self.capacity) + max(self._states(n * window), missed, logits)

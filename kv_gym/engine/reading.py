@@ -11,6 +11,9 @@ from kv_gym.llm.frozen import FrozenLLM
 NUMBERS_AT_ONCE = 2**26
 """Numbers of a temporary: the logits of a chunk, what its queries may see, or its attention in one layer."""
 
+TOKENS_AT_ONCE = 2**16
+"""Tokens that are read into slots at once where episodes start."""
+
 
 def read_known(llm: FrozenLLM, cache: FullCache, tokens: Tensor, start: int, stop: int) -> None:
     """Read tokens `start` to `stop` - 1 of texts [R, T] in chunks, when nobody asks for their logits."""

@@ -75,10 +75,11 @@ def test_full_caches_hold_whole_texts() -> None:
 def test_golden_labels_lie_in_the_hosts_memory() -> None:
     config, asked = aime24(), Asked(hindsight=True)
     text = config.max_prompt_tokens + config.max_new_tokens + config.max_answer_tokens + 2 * 128
-    labels = 2 * 36 * 8 * text * -(-(text - 4224) // 128) * 2  # two rows in half precision
+    labels = 2 * 36 * 8 * text * (1 + -(-(text - 4224) // 128)) * 2 * 2  # two rows, two labels, in half precision
     on_gpu = MemoryPlan(sizes(LARGE), config, asked).playing(2)
     assert on_gpu.host == labels and on_gpu.kept["golden labels"] == 0
-    one_block = 3 * 4 * 2 * 32 * 128 * text  # three copies in float32 of what 128 queries of a layer see
+    assert 2 * 32 * 128 * text > 2**26  # so a part of the rows at once: three copies in float32
+    one_block = 3 * 4 * 2**26 + 4 * 2 * 36 * 8 * text
     assert on_gpu.moments["golden labels"] == 2 * text * 147_456 + one_block
     on_cpu = MemoryPlan(sizes(LARGE, "cpu"), config, asked).playing(2)
     assert on_cpu.host == 0 and on_cpu.kept["golden labels"] == labels
