@@ -17,12 +17,15 @@ from gymnasium.error import ResetNeeded
 
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.episodes import EpisodeBatch, StepResult, is_playable
+from kv_gym.engine.memory import Asked, MemoryPlan, widest
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.envs.actions import check_action, decision_shape, keep_scores, make_action_space
 from kv_gym.envs.observations import Observation, make_observation_space, observe, own_array
 from kv_gym.errors import ActionError, ConfigError, unknown_name
+from kv_gym.llm.device import free_memory, usable
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
+from kv_gym.llm.outline import sizes_of
 from kv_gym.problems import Problem, problem_at, problem_count
 from kv_gym.rewards import REWARD_TERMS
 from kv_gym.show.frames import Frame, FrameMaker
@@ -116,7 +119,7 @@ class ProblemSet:
         fresh = self._new_ones(episodes)
         if not fresh:
             return
-        width, self._beside = self._beside, min(2 * self._beside, LOOK_AHEAD)
+        width, self._beside = min(self._beside, self._room()), min(2 * self._beside, LOOK_AHEAD)
         ahead = [draw for draw in itertools.islice(coming, 2 * width) if not self.problem(draw[0]).trace]
         chosen = list((fresh | self._new_ones(ahead)).values())[: max(width, len(fresh))]
         self.solve([index for index, _ in chosen], [seed for _, seed in chosen])
@@ -133,7 +136,19 @@ class ProblemSet:
             for problem, seed in zip(map(self.problem, indices), seeds, strict=True)
             if len(self.llm.encode_prompt(problem.prompt, self.store.chat)) <= self.config.max_prompt_tokens
         ]
-        return self.store.get([problem for problem, _ in fitting], [seed for _, seed in fitting]) if fitting else []
+        if not fitting:
+            return []
+        return self.store.get([problem for problem, _ in fitting], [seed for _, seed in fitting], self._room())
+
+    def _room(self) -> int:
+        """Texts for whose full cache there is memory now, up to `LOOK_AHEAD`."""
+        device = self.llm.shape.device
+        free = free_memory(device)
+        if free is None:
+            return LOOK_AHEAD
+        sizes = sizes_of(self.llm.model, self.llm.shape.dtype, device)
+        plan = MemoryPlan(sizes, self.config, Asked())
+        return max(1, widest(plan.references, usable(free, device) + sizes.weights, LOOK_AHEAD))
 
 
 class EvictionCore:

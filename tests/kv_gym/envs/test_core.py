@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from kv_gym.engine import reference
+from kv_gym.engine.memory import Asked, MemoryPlan
 from kv_gym.envs.core import BESIDE, EvictionCore
+from kv_gym.llm.outline import sizes_of
 
 OPTIONS: dict[str, Any] = {"budget": 24, "evict_every": 8, "max_new_tokens": 60, "n_problems": 200, "shadow": False}
 
@@ -69,3 +72,17 @@ def test_a_problem_that_somebody_chose_is_solved_too(random_model: Path, made: l
     core = EvictionCore("KVEvict-AIME-v0", 1, OPTIONS | {"model": str(random_model)}, None)
     core.reset([0], [np.random.default_rng(0)], [7])
     assert core.reference(0).problem.id == core.problems.problem(7).id and made == [8]
+
+
+def test_texts_side_by_side_fit_into_memory(
+    random_model: Path, made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = EvictionCore("KVEvict-AIME-v0", 1, OPTIONS | {"model": str(random_model)}, None)
+    plan = MemoryPlan(sizes_of(core.llm.model, torch.float32, torch.device("cpu")), core.config, Asked())
+    for room, width in ((plan.references(3).peak, 3), (0, 1)):
+        free = room - plan.sizes.weights
+        monkeypatch.setattr("kv_gym.envs.core.free_memory", lambda device, free=free: free)
+        monkeypatch.setattr("kv_gym.envs.core.usable", lambda memory, device: memory)
+        made.clear()
+        core.reset([0], [np.random.default_rng(width)], [None])
+        assert made == [width]
