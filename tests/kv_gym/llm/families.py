@@ -2,11 +2,15 @@
 
 import copy
 
+import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
 
 from kv_gym.llm import check
 from kv_gym.llm.accumulators import ACCUMULATORS
+from kv_gym.llm.cache import SlotCache
+from kv_gym.llm.frozen import FrozenLLM
 
 SIZES = {
     "vocab_size": 63,
@@ -45,3 +49,14 @@ def span(start, stop):
 def evicting_run(llm, tokens, chunked):
     """Read with random evictions; see `kv_gym.llm.check.evicting_run`."""
     return check.evicting_run(llm, tokens, BUDGET, EVERY, chunked, track=tuple(ACCUMULATORS))
+
+
+def shrink_positions(llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a token's position be its slot."""
+    forward = llm.forward
+
+    def shrunken(tokens: Tensor, positions: Tensor, cache: SlotCache, last_only: bool) -> Tensor:
+        slot = cache._cursor if getattr(cache, "_one_by_one", False) else cache.length - tokens.shape[1]
+        return forward(tokens, positions - positions[:, :1] + slot, cache, last_only)
+
+    monkeypatch.setattr(llm, "forward", shrunken)

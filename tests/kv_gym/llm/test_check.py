@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from families import shrink_positions
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from kv_gym.errors import UnsupportedModelError
@@ -31,17 +31,6 @@ def llm(random_llama) -> FrozenLLM:
 
 def held(llm: FrozenLLM) -> list[bool]:
     return [truth.held for truth in check.check_truths(llm)]
-
-
-def shrink_positions(llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a token's position be its slot."""
-    forward = llm.forward
-
-    def shrunken(tokens: Tensor, positions: Tensor, cache: SlotCache, last_only: bool) -> Tensor:
-        slot = cache._cursor if getattr(cache, "_one_by_one", False) else cache.length - tokens.shape[1]
-        return forward(tokens, positions - positions[:, :1] + slot, cache, last_only)
-
-    monkeypatch.setattr(llm, "forward", shrunken)
 
 
 def test_positions_of_the_shrunken_cache_are_seen(llm: FrozenLLM, monkeypatch: pytest.MonkeyPatch) -> None:

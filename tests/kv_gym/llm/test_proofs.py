@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import SIZES, plain_model
+from families import SIZES, plain_model, shrink_positions
 from transformers import LlamaConfig, RobertaConfig
 
 from kv_gym.errors import UnsupportedModelError
@@ -93,10 +93,9 @@ def test_a_model_on_which_a_truth_does_not_hold_is_not_loaded(checks: list[str],
     assert checks == [str(tmp_path / "roberta")]
 
 
-def test_what_is_found_wrong_is_in_the_error() -> None:
+def test_what_is_found_wrong_is_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     llm = random_llama()
-    read = llm.read
-    llm.read = lambda tokens, positions, cache: read(tokens, positions - positions[:, :1] + cache.length, cache)  # type: ignore[method-assign]
+    shrink_positions(llm, monkeypatch)
     with pytest.raises(UnprovenModelError) as caught:
         proven(llm)
     held = {truth.claim: truth.held for truth in caught.value.truths}

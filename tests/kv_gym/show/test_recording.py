@@ -81,7 +81,7 @@ def test_a_recording_is_the_episode_of_the_benchmark(
     random_model: Path, tmp_path: Path, played: Played, name: str, mode: str
 ) -> None:
     options = {"model": str(random_model), "max_new_tokens": N_NEW, "evict_every": EVERY}
-    bench = Bench(ENV, [AGENTS[name]()], [BUDGET], problems=2, modes=[mode], options=options)  # type: ignore[list-item]
+    bench = Bench(ENV, [AGENTS[name]()], [BUDGET], problems=2, modes=[mode], options=options, missed_attention=True)  # type: ignore[list-item]
     row = run_bench(bench, tmp_path / "rows.jsonl").rows[1]
     episode = played[name, mode]
     assert episode.problem == row.problem == "aime/test/0/1"
