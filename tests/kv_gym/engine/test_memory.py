@@ -133,8 +133,10 @@ def test_playing_takes_what_was_planned(agent: str, mode: str, options: dict[str
     assert measured == pytest.approx(planned.peak, rel=0.15)
 
 
-@pytest.mark.parametrize("longest", [pytest.param(200, id="at once"), pytest.param(1100, id="in steps")])
-def test_references_take_what_was_planned(longest: int) -> None:
-    config = make_config("KVEvict-AIME-v0", max_prompt_tokens=16, max_new_tokens=longest, max_answer_tokens=1)
+@pytest.mark.parametrize("first", [pytest.param(1024, id="at once"), pytest.param(128, id="in steps")])
+def test_references_take_what_was_planned(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("kv_gym.llm.cache.FIRST", "kv_gym.engine.memory.FIRST"):
+        monkeypatch.setattr(place, first)
+    config = make_config("KVEvict-AIME-v0", max_prompt_tokens=16, max_new_tokens=200, max_answer_tokens=1)
     measured, planned = make_references(load_llm("tiny"), config, 16)
     assert measured == pytest.approx(planned.peak, rel=0.15)
