@@ -46,7 +46,8 @@ def computation(dtype: torch.dtype, device: torch.device, how: How, found: Mappi
 
 def how_computed(line: str) -> str:
     """How tokens were read, from a `computation`; rows of older versions do not say, and were eager."""
-    return [*line.split(), "", "", "eager"][2] if line else "eager"
+    words = line.split()
+    return words[2] if len(words) > 2 else "eager"
 
 
 def command() -> str:
