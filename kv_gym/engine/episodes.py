@@ -18,7 +18,7 @@ from kv_gym.engine.capacity import text_capacity
 from kv_gym.engine.decoding import Decoding, surprisal_and_entropy
 from kv_gym.engine.eviction import check_scores, protected_slots, share_scores, slots_to_keep
 from kv_gym.engine.golden import Labels
-from kv_gym.engine.reading import TOKENS_AT_ONCE
+from kv_gym.engine.reading import LOGITS_AT_ONCE, TOKENS_AT_ONCE
 from kv_gym.engine.records import EpisodeRecord, Records
 from kv_gym.engine.reference import Reference
 from kv_gym.engine.shadow import Shadow
@@ -228,12 +228,15 @@ class EpisodeBatch:
                 self.cache.put(index, cache)
 
     def _read_chunk(self, cache: SlotCache, rows: Tensor, start: Tensor) -> None:
-        texts = self.texts
-        positions = start[:, None] + torch.arange(self.config.evict_every, device=start.device)
-        logits = self.llm.read(texts.tokens[rows[:, None], positions], positions, cache)
-        self._choose(rows, start + self.config.evict_every, logits[:, -1])
-        row, after = rows[:, None], positions + 1
-        texts.surprisal[row, after], texts.entropy[row, after] = surprisal_and_entropy(logits, texts.tokens[row, after])
+        """Read a window of known tokens: in one forward, or in several where its logits are many."""
+        texts, row = self.texts, rows[:, None]
+        offsets = torch.arange(self.config.evict_every, device=start.device)
+        for some in offsets.split(max(1, LOGITS_AT_ONCE // (len(rows) * self.llm.n_vocabulary))):
+            positions = start[:, None] + some
+            logits, after = self.llm.read(texts.tokens[row, positions], positions, cache), positions + 1
+            self._choose(rows, after[:, -1], logits[:, -1])  # inside the window it is the one that is forced
+            found = surprisal_and_entropy(logits, texts.tokens[row, after])
+            texts.surprisal[row, after], texts.entropy[row, after] = found
 
     def _read_one_by_one(self, cache: SlotCache, rows: Tensor, start: Tensor) -> None:
         texts, reader = self.texts, self.reader if cache is self.cache else TokenReader(self.llm, cache)

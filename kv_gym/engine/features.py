@@ -83,7 +83,8 @@ def multiples_of_average(attention: Tensor) -> Tensor:
 
 def newest(slots: SlotView, n: int) -> Tensor:
     """Mean attention of the newest n queries, [N, L, H_kv, group, S]."""
-    return slots.attention(MOST_QUERIES)[..., -n:, :].mean(-2)
+    rows = slots.attention(MOST_QUERIES)[..., -n:, :]
+    return rows[..., 0, :] if n == 1 else torch.full((n,), 1 / n, device=rows.device) @ rows
 
 
 def per_opportunity(total: Tensor, slots: SlotView) -> Tensor:
@@ -120,7 +121,7 @@ def newer_twin(slots: SlotView) -> Tensor:
     size = unit.shape[-2]
     older = torch.full((size, size), -3.0, device=unit.device).tril()  # below any cosine
     heads = unit.split(heads_at_once(size**2, unit.device))
-    best = torch.cat([torch.baddbmm(older, head, head.transpose(-1, -2)).amax(-1) for head in heads])
+    best = torch.cat([(head @ head.transpose(-1, -2)).add_(older).amax(-1) for head in heads])  # baddbmm is slower
     best[..., -1] = 0
     return best.view(slots.shape)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kv_gym.config import EnvConfig
 from kv_gym.engine.capacity import text_capacity
 from kv_gym.engine.golden import MOST_EXACT
-from kv_gym.engine.reading import NUMBERS_AT_ONCE, TOKENS_AT_ONCE
+from kv_gym.engine.reading import LOGITS_AT_ONCE, NUMBERS_AT_ONCE, TOKENS_AT_ONCE
 from kv_gym.engine.shadow import NUMBERS_AT_ONCE as SHADOW_AT_ONCE
 from kv_gym.llm.accumulators import ACCUMULATORS, with_needed
 from kv_gym.llm.cache import FIRST, MOST_SETTLED
@@ -178,8 +178,9 @@ class MemoryPlan:
         return max(self._states(n), n * self.sizes.n_vocabulary * each)
 
     def _window(self, n: int) -> int:
-        """Known tokens are read at once; rows that do so while others do not, or have ended, are copied."""
-        tokens = n * self.config.evict_every
+        """Known tokens, as many at once as their logits allow; rows that are read alone (others ended) are copied."""
+        some = max(1, LOGITS_AT_ONCE // (n * self.sizes.n_vocabulary))
+        tokens = n * min(some, self.config.evict_every)
         return self.slots(n) + max(self._states(tokens), tokens * self.sizes.n_vocabulary * COPIES_OF_LOGITS * FLOAT)
 
     def _decision(self, n: int) -> int:

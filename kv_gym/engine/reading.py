@@ -11,6 +11,9 @@ from kv_gym.llm.frozen import FrozenLLM
 NUMBERS_AT_ONCE = 2**26
 """Numbers of a temporary: the logits of a chunk, what its queries may see, or its attention in one layer."""
 
+LOGITS_AT_ONCE = 2**28
+"""Logits of a known window that are there at once: a large vocabulary's of 128 tokens would be most of all memory."""
+
 TOKENS_AT_ONCE = 2**16
 """Tokens that are read into slots at once where episodes start."""
 

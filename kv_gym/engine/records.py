@@ -94,8 +94,9 @@ class Records:
     def evict(self, rows: list[int], keep: Tensor) -> None:
         """Enter the slots that stay, [N, L, H_kv, budget], of the rows that run."""
         gone = None if self._evicted is None else others(keep, self.config.slots).short().cpu()
+        kept = keep.to(torch.int32).cpu().contiguous().numpy()  # one way from the device for all rows
         for row in rows:
-            self._actions[row].update(keep[row].to(torch.int32).cpu().numpy().tobytes())
+            self._actions[row].update(kept[row].tobytes())
             if self._evicted is not None and gone is not None:
                 self._evicted[row].append(gone[row].clone())
 

@@ -31,7 +31,7 @@ from kv_gym.files import cache_folder, write_whole
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.prompts import Chat, encode_text
-from kv_gym.llm.tokens import TokenReader, way_to_read
+from kv_gym.llm.tokens import How, TokenReader, way_to_read
 from kv_gym.problems import Problem
 from kv_gym.problems.grading import GRADING_VERSION, UndecidedError, closing_brace, grade
 
@@ -102,6 +102,7 @@ class ReferenceStore:
         self.llm = llm
         self.decoding = Decoding(config.temperature, config.top_p, config.top_k)
         self.max_new_tokens, self.max_answer_tokens = config.max_new_tokens, config.max_answer_tokens
+        self.how = way_to_read(llm.shape.device, config.compile)
         self.chat = Chat.of(config)
         llm.encode_prompt("1 + 1 = ?", self.chat)  # a template that refuses these settings does so now
         self.folder = (folder or cache_folder()) / "references" / llm.fingerprint[:16]
@@ -151,7 +152,7 @@ class ReferenceStore:
             part = missing[start : start + width]
             made = generate_references(
                 self.llm, [problems[i] for i in part], [seeds[i] for i in part], self.decoding, self.max_new_tokens,
-                self.max_answer_tokens, self.chat,
+                self.max_answer_tokens, self.chat, self.how,
             )  # fmt: skip
             for place, reference in made:
                 self._store(keys[part[place]], reference)
@@ -278,8 +279,12 @@ def generate_references(
     max_new_tokens: int,
     max_answer_tokens: int,
     chat: Chat | None = None,
+    how: How = "eager",
 ) -> Iterator[tuple[int, Reference]]:
     """Let the LLM solve problems side by side with the full cache; behind a trace it only writes the answer.
+
+    A recorded step (`how="graph"`) serves texts of a range of lengths. Compiling one for each range takes longer than
+    it saves, so `compiled` is as `eager`.
 
     Yields:
         (Place of the problem, its reference), as texts end.
@@ -298,7 +303,7 @@ def generate_references(
     draws = torch.stack([uniform_draws(seed, capacity + 1) for seed in seeds]).to(device)
     cache = FullCache(llm.shape, n, capacity)
     logits = _read_known(llm, cache, tokens, n_known, surprisal, entropy)
-    rows, reader = torch.arange(n, device=device), TokenReader(llm, cache, way_to_read(device))
+    rows, reader = torch.arange(n, device=device), TokenReader(llm, cache, "graph" if how == "graph" else "eager")
     length = n_known.clone()
     stop_ids = torch.tensor(llm.stop_ids, device=device)
     active = torch.ones(n, dtype=torch.bool, device=device)

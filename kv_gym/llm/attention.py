@@ -133,7 +133,7 @@ def attention_logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
 
 def masked_softmax(logits: Tensor, visible: Tensor) -> Tensor:
     """Softmax over the last axis where `visible`; rows that see nothing are zero."""
-    return torch.nan_to_num(logits.masked_fill(~visible, -math.inf).softmax(-1), nan=0.0)
+    return torch.nan_to_num_(logits.masked_fill(~visible, -math.inf).softmax(-1), nan=0.0)
 
 
 def unrotation(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

@@ -98,7 +98,10 @@ class TokenReader:
             ) from error
         self._compiled = step
         if (seconds := time.perf_counter() - begin) > 1:  # otherwise this process knew it
-            logger.info("compiled the step of %d rows and %d slots in %.0f s", self.cache.n, self.cache.length, seconds)
+            logger.warning(
+                "compile='on': compiling the step of %d rows and %d slots took %.0f s.",
+                self.cache.n, self.cache.length, seconds,
+            )  # fmt: skip
         return logits
 
     def _record(self) -> torch.cuda.CUDAGraph:

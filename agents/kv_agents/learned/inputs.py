@@ -123,7 +123,7 @@ def _highest(unit: Tensor, newest: int) -> Tensor:
     index = torch.arange(unit.shape[-2], device=unit.device)
     not_later = torch.where(index >= index[-newest:, None], -4.0, 0.0)  # [newest, S]
     heads = unit.flatten(0, 2).split(heads_at_once(not_later.numel(), unit.device))
-    best = [torch.baddbmm(not_later, head[:, -newest:], head.transpose(-1, -2)).amax(-2) for head in heads]
+    best = [(head[:, -newest:] @ head.transpose(-1, -2)).add_(not_later).amax(-2) for head in heads]
     return torch.cat(best).clamp_min(-1.0).view(unit.shape[:-1])
 
 

@@ -11,6 +11,7 @@ from kv_gym.config import make_config
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
 from kv_gym.engine.reference import ReferenceStore, answer_start
 from kv_gym.errors import BudgetError, ConfigError, ScoreError
+from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
 from kv_gym.problems import Problem, problem_source
 from kv_gym.problems.grading import is_correct
@@ -358,3 +359,31 @@ def test_a_step_that_is_recorded_reads_the_whole_batch(small, monkeypatch, mode)
     assert torch.equal(whole.texts.tokens, apart.texts.tokens) and torch.equal(whole.texts.end, apart.texts.end)
     for name in ("surprisal", "entropy", "surprisal_full", "entropy_full"):
         torch.testing.assert_close(getattr(whole.texts, name), getattr(apart.texts, name), atol=2e-5, rtol=0)
+
+
+def test_a_known_window_may_be_read_in_parts(small, monkeypatch):
+    """A large vocabulary's logits of a whole window need not be there at once; accumulators see the same queries."""
+    llm, config, found = small
+    config = config.model_copy(update={"mode": "replay", "shadow": False})
+
+    def run():
+        batch = EpisodeBatch(llm, config, 2)
+        batch.reset([0, 1], found[:2], [0, 1])
+        reads, states = [], []
+
+        def counted(tokens, *given, **more):
+            reads.append(tokens.shape[1])
+            return FrozenLLM.read(llm, tokens, *given, **more)
+
+        monkeypatch.setattr(llm, "read", counted)
+        play(batch, watch=lambda batch: states.append(batch.slots().total_attention.clone()))
+        return batch, states, reads
+
+    whole, before, long = run()
+    monkeypatch.setattr("kv_gym.engine.episodes.LOGITS_AT_ONCE", 2 * llm.n_vocabulary * 3)
+    parts, after, short = run()
+    assert {2, 3} <= set(short) and config.evict_every in long and config.evict_every not in short
+    assert torch.equal(parts.texts.tokens, whole.texts.tokens)
+    torch.testing.assert_close(parts.texts.surprisal, whole.texts.surprisal, atol=2e-5, rtol=0)
+    for one, other in zip(after, before, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)

@@ -90,6 +90,8 @@ def test_logits_and_attention_of_a_moment() -> None:
     assert plan.playing(10).moments["a token"] == 10 * 151936 * 16  # four copies in float32
     window = plan.playing(10).moments["a known window"] - plan.slots(10)
     assert window == 128 * 10 * 151936 * 16
+    many = plan.playing(60).moments["a known window"] - plan.slots(60)
+    assert many == 60 * 29 * 151936 * 16  # 2**28 logits at once are 29 tokens of each row
     drawn = MemoryPlan(sizes(SMALL), aime24(temperature=0.6), Asked()).playing(10).moments
     assert drawn["a token"] == 10 * 151936 * (16 + 48) and "a known window" not in drawn
     one = plan.playing(10).moments["a decision"]
