@@ -4,7 +4,7 @@
 # make lint         ruff and mypy
 # make bench-speed  tokens a second against transformers' generate
 # make bench-gpu    the engine on a GPU, with random weights of Qwen3-4B's shape (eight minutes; needs a torch with CUDA)
-# make bench-memory peak memory against its plan (ten minutes)
+# make bench-memory peak memory against its plan, and against the length of the text (twenty minutes)
 # make results-fresh  the agents that the README's claims rest on, on 1,024 problems of four problem seeds (40 minutes)
 # make results-seeds  the same for the three seeds of foresight-rl's first stage
 # make results      the numbers and the plot in the README: all agents, all budgets, the whole test split (long)
@@ -57,6 +57,7 @@ bench-speed: install
 
 bench-memory: install
 	$(BIN)/python tests/benchmarks/memory.py
+	$(BIN)/python tests/benchmarks/text_memory.py
 
 results: install
 	$(BIN)/kv-gym bench KVEvict-AIME-v0 --agent all --problems 256 --budget 48 --budget 64 --budget 96 --budget 128 --budget 192 \

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from kv_gym.config import EnvConfig
 from kv_gym.engine.capacity import text_capacity
 from kv_gym.engine.golden import MOST_EXACT
-from kv_gym.engine.reading import LOGITS_AT_ONCE, NUMBERS_AT_ONCE, TOKENS_AT_ONCE
+from kv_gym.engine.reading import LOGITS_AT_ONCE, NUMBERS_AT_ONCE, TOKENS_AT_ONCE, queries_at_once
 from kv_gym.engine.shadow import NUMBERS_AT_ONCE as SHADOW_AT_ONCE
 from kv_gym.llm.accumulators import ACCUMULATORS, with_needed
 from kv_gym.llm.cache import FIRST, MOST_SETTLED
@@ -201,8 +201,8 @@ class MemoryPlan:
         """The full cache reads what starts, or a window, with a mask of its own for each row; or it grows."""
         slots, window = self.config.slots, self.config.evict_every
         some = min(n, max(1, TOKENS_AT_ONCE // slots))
-        chunk = min(slots, max(1, NUMBERS_AT_ONCE // (some * self.shape.group * slots)))
-        start = self._states(some * chunk) + self._mask(some, chunk, slots)
+        chunk = min(slots, queries_at_once(some * self.shape.group * slots))
+        start = self._states(some * chunk) + self._mask(1, chunk, slots)
         logits = n * window * self.sizes.n_vocabulary * COPIES_OF_LOGITS * FLOAT
         missed = min(COPIES_OF_ROWS * FLOAT * SHADOW_AT_ONCE, self._rows(n, window, self.capacity))
         reading = self._mask(n, window, self.capacity) + max(self._states(n * window), missed, logits)
@@ -216,9 +216,9 @@ class MemoryPlan:
         """Prompts are read in chunks, and in replay the traces that there may be."""
         known = self.config.max_prompt_tokens + (self.config.max_new_tokens if self.config.mode == "replay" else 0)
         wide = max(self.sizes.n_vocabulary, self.shape.group * known)
-        chunk = min(known, max(1, NUMBERS_AT_ONCE // (n * wide)))
+        chunk = min(known, queries_at_once(n * wide))
         logits = n * chunk * self.sizes.n_vocabulary * COPIES_OF_LOGITS * FLOAT
-        return n * self.sizes.n_vocabulary * FLOAT + max(logits, self._states(n * chunk) + self._mask(n, chunk, known))
+        return n * self.sizes.n_vocabulary * FLOAT + max(logits, self._states(n * chunk) + self._mask(1, chunk, known))
 
     def _states(self, tokens: int) -> int:
         """What a forward holds in the MLP of a layer.

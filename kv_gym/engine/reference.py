@@ -25,7 +25,7 @@ from torch import Tensor
 from kv_gym.config import EnvConfig
 from kv_gym.engine.capacity import check_capacity
 from kv_gym.engine.decoding import Decoding, surprisal_and_entropy, uniform_draws
-from kv_gym.engine.reading import NUMBERS_AT_ONCE
+from kv_gym.engine.reading import queries_at_once
 from kv_gym.errors import ReferenceFileError
 from kv_gym.files import cache_folder, write_whole
 from kv_gym.llm.cache import FullCache
@@ -350,7 +350,7 @@ def _read_known(
     n, longest = len(tokens), int(n_known.max())
     last = torch.zeros(n, llm.n_vocabulary, device=tokens.device)
     wide = max(llm.n_vocabulary, llm.shape.group * longest)  # numbers a token: its logits, and what its queries see
-    chunk = max(1, NUMBERS_AT_ONCE // (n * wide))
+    chunk = queries_at_once(n * wide)
     for start in range(0, longest, chunk):
         stop = min(start + chunk, longest)
         positions = torch.arange(start, stop, device=tokens.device)

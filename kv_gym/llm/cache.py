@@ -411,12 +411,14 @@ class FullCache(Cache):
             self.observer(layer, query, key, scale)
 
     def seen(self) -> Tensor:
-        """Which slots the queries of this forward may see, [R, 1, 1, T, S] bool."""
-        slots = torch.arange(self.length, device=self.shape.device)
-        return (slots <= self._positions[..., None])[:, None, None]
+        """Which slots the queries of this forward may see, [R, 1, 1, T, S] bool; R is 1 if all rows are at one place."""
+        slots, positions = torch.arange(self.length, device=self.shape.device), self._positions
+        if positions.stride(0) == 0:  # as `expand` makes them: one mask serves all rows
+            positions = positions[:1]
+        return (slots <= positions[..., None])[:, None, None]
 
     def visible(self, length: int, group: int) -> Tensor | None:
-        """The same for queries folded by group, [R, 1, group * T, S]."""
+        """The same for queries folded by group, [R, 1, group * T, S]; R may be 1."""
         if group not in self._visible:
             self._visible[group] = self.seen()[:, 0].repeat(1, 1, group, 1)
         return self._visible[group]

@@ -128,7 +128,7 @@ def test_reading_a_prompt_in_chunks_changes_nothing(config, tmp_path, monkeypatc
     llm = load_llm(config.model)
     whole = ReferenceStore(llm, config, tmp_path / "whole").get(PROBLEMS)
     longest, at_once = max(reference.n_prompt for reference in whole), 3 * llm.n_vocabulary * 7
-    monkeypatch.setattr("kv_gym.engine.reference.NUMBERS_AT_ONCE", at_once)  # 7 tokens of 3 rows
+    monkeypatch.setattr("kv_gym.engine.reading.NUMBERS_AT_ONCE", at_once)  # 7 tokens of 3 rows
     read, lengths = llm.read, []
     monkeypatch.setattr(
         llm, "read", lambda tokens, *rest, **how: lengths.append(tokens.shape[1]) or read(tokens, *rest, **how)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kv_gym.llm.accumulators import ACCUMULATORS
-from kv_gym.llm.cache import CacheShape, SlotCache
+from kv_gym.llm.cache import CacheShape, FullCache, SlotCache
 
 SHAPE = CacheShape(n_layers=2, n_q_heads=4, n_kv_heads=2, head_dim=8, dtype=torch.float32, device=torch.device("cpu"))
 BUDGET, EVERY = 3, 2
@@ -114,3 +114,14 @@ def test_put_pairs_states_by_name_whatever_came_first():
     cache.put(torch.tensor([0]), part)
     assert [float(cache.carry(name)[0, 0, 0, 0]) for name in "ab"] == [1, 2]
     assert [float(cache.memories[name][0, 0, 0]) for name in "ab"] == [3, 4]
+
+
+def test_rows_that_stand_at_one_place_share_a_mask():
+    cache, positions = FullCache(SHAPE, 3, 9), torch.tensor([4, 5])
+    cache.begin(positions.repeat(3, 1))
+    each = cache.visible(2, SHAPE.group)
+    cache.begin(positions.expand(3, -1))
+    one = cache.visible(2, SHAPE.group)
+    assert each.shape == (3, 1, 4, 6) and one.shape == (1, 1, 4, 6)
+    assert torch.equal(one.expand_as(each), each)
+    assert one[0, 0].int().tolist() == [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]] * 2
