@@ -2,7 +2,7 @@
 # make test         install, then run the tests
 # make test-lowest  the tests of the wings that stand on other packages, on the oldest of them that pyproject.toml allows
 # make lint         ruff and mypy
-# make bench-speed  tokens a second against transformers' generate
+# make bench-speed  tokens a second against transformers' generate, and against kvpress after `make build/kvpress`
 # make bench-gpu    the engine on a GPU, with random weights of Qwen3-4B's shape (eight minutes; needs a torch with CUDA)
 # make bench-memory peak memory against its plan, and against the length of the text (twenty minutes)
 # make results-fresh  the agents that the README's claims rest on, on 1,024 problems of four problem seeds (40 minutes)
@@ -51,6 +51,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# kvpress in an environment of its own: it does not take the newest transformers.
+build/kvpress: constraints.txt
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$@/bin/python -m pip install --quiet --disable-pip-version-check kvpress==0.5.5 transformers==5.2.0
 
 bench-speed: install
 	$(BIN)/python tests/benchmarks/speed.py

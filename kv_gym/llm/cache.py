@@ -411,7 +411,7 @@ class FullCache(Cache):
             self.observer(layer, query, key, scale)
 
     def seen(self) -> Tensor:
-        """Which slots the queries of this forward may see, [R, 1, 1, T, S] bool; R is 1 if all rows are at one place."""
+        """Which slots the queries of this forward may see, [R, 1, 1, T, S] bool; R is 1 if all are at one place."""
         slots, positions = torch.arange(self.length, device=self.shape.device), self._positions
         if positions.stride(0) == 0:  # as `expand` makes them: one mask serves all rows
             positions = positions[:1]

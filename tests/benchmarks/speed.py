@@ -5,6 +5,9 @@ stop tokens are ignored on both sides so that both write as much. The two take t
 told. Ours includes scoring, evicting and the bookkeeping of `EpisodeBatch.step`; transformers' includes its prefill of
 the prompts (about 40 tokens).
 
+Against kvpress's `DecodingPress` with SnapKV, where it is installed (``make build/kvpress``): prompts of one length,
+side by side; and prompts as they come, which kvpress takes one by one and we all at once.
+
 Agents against each other: they take turns too, a few windows each, and time is the processor's, so that other programs
 on the machine weigh little.
 """
@@ -14,7 +17,10 @@ from __future__ import annotations
 import copy
 import json
 import statistics
+import subprocess
 import time
+from collections import defaultdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -27,18 +33,27 @@ from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.llm.frozen import FrozenLLM
-from kv_gym.llm.loading import load_llm
-from kv_gym.problems import problem_source
+from kv_gym.llm.loading import EMBEDDED, load_llm
+from kv_gym.problems import Problem, problem_source
 
 ENV = "KVEvict-AIME-v0"
+MODEL = "tiny"
 AGENTS = ("snapkv", "h2o", "rkv", "foresight", "transfer", "ppo")
+KVPRESS = Path("build/kvpress/bin/python")
+ALONE = 4  # prompts that kvpress takes one by one
 Row = dict[str, Any]
 
 
-def references(llm: FrozenLLM, config: EnvConfig, width: int) -> list[Reference]:
-    """Return `width` playable validation problems with their references."""
-    source = problem_source(config.problems)
-    found = ReferenceStore(llm, config).get([source.problem("validation", 0, i) for i in range(width + width // 2)])
+def references(llm: FrozenLLM, config: EnvConfig, width: int, alike: bool = False) -> list[Reference]:
+    """Return `width` playable validation problems with their references; `alike`: their prompts have one length."""
+    source, wanted = problem_source(config.problems), width + width // 2
+    problems = [source.problem("validation", 0, index) for index in range(16 * width if alike else wanted)]
+    if alike:
+        by_length: dict[int, list[Problem]] = defaultdict(list)
+        for problem in problems:
+            by_length[len(llm.encode_prompt(problem.prompt))].append(problem)
+        problems = max(by_length.values(), key=len)[:wanted]
+    found = ReferenceStore(llm, config).get(problems)
     return [reference for reference in found if is_playable(reference, config)][:width]
 
 
@@ -73,6 +88,57 @@ def theirs(llm: FrozenLLM, model: torch.nn.Module, refs: list[Reference], new_to
     return len(refs) * new_tokens / seconds
 
 
+class KVPress:
+    """kvpress in its own environment.
+
+    Args:
+        python: Of that environment.
+    """
+
+    def __init__(self, python: Path) -> None:
+        worker, path = Path(__file__).with_name("kvpress_worker.py"), EMBEDDED[MODEL]
+        command = [str(python), str(worker), str(path), str(torch.get_num_threads())]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def speed(self, refs: list[Reference], new_tokens: int, config: EnvConfig) -> float:
+        """Tokens a second of prompts of one length, side by side."""
+        prompts = [reference.tokens[: reference.n_prompt].tolist() for reference in refs]
+        asked = {"prompts": prompts, "new_tokens": new_tokens, "every": config.evict_every, "budget": config.budget}
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        return len(refs) * new_tokens / float(json.loads(self.process.stdout.readline())["seconds"])
+
+
+def against_kvpress(llm: FrozenLLM, kvpress: KVPress, alike: bool, compile: str, tokens: int, rounds: int) -> Row:
+    """Compare snapkv at budget 128, 16 rows, with kvpress: all at once on prompts of one length, else one by one."""
+    config = make_config(ENV, budget=128, shadow=False, compile=compile)
+    refs, agent, steps = references(llm, config, 16, alike), load_agent("snapkv"), tokens // config.evict_every
+    mine, other = [], []
+    for turn in range(rounds + 1):
+        mine.append(ours(llm, config, agent, refs, steps))
+        if alike:
+            other.append(kvpress.speed(refs, steps * config.evict_every, config))
+        else:
+            each = [kvpress.speed([one], steps * config.evict_every, config) for one in refs[:ALONE]]
+            other.append(statistics.harmonic_mean(each))
+        if not turn:  # the first turn warms up
+            mine, other = [], []
+    prompts = "of one length" if alike else "as they come"
+    return {"prompts": prompts, "compile": compile} | compared(mine, other, "kvpress")
+
+
+def compared(mine: list[float], other: list[float], name: str) -> Row:
+    """Two speeds that took turns."""
+    ratios = [one / another for one, another in zip(mine, other, strict=True)]
+    return {
+        "tokens_per_second": round(statistics.median(mine)),
+        f"{name}_tokens_per_second": round(statistics.median(other)),
+        "ratio": round(statistics.median(ratios), 2),
+        "ratios": [round(ratio, 2) for ratio in ratios],
+    }
+
+
 def against_generate(llm: FrozenLLM, width: int, compile: str, tokens: int, rounds: int) -> Row:
     """Compare with `generate` at one width: snapkv at budget 128."""
     config = make_config(ENV, budget=128, shadow=False, compile=compile)
@@ -85,12 +151,7 @@ def against_generate(llm: FrozenLLM, width: int, compile: str, tokens: int, roun
         if turn:  # the first turn warms up
             mine.append(speeds[0])
             other.append(speeds[1])
-    ratios = [one / another for one, another in zip(mine, other, strict=True)]
-    return {
-        "width": width, "compile": compile, "tokens_per_second": round(statistics.median(mine)),
-        "generate_tokens_per_second": round(statistics.median(other)), "ratio": round(statistics.median(ratios), 2),
-        "ratios": [round(ratio, 2) for ratio in ratios],
-    }  # fmt: skip
+    return {"width": width, "compile": compile} | compared(mine, other, "generate")
 
 
 def agents_beside(llm: FrozenLLM, width: int, budget: int, every: int, rounds: int) -> list[Row]:
@@ -136,26 +197,31 @@ def main(
     compile: Annotated[list[str] | None, typer.Option(help="Setting `compile`; repeat for more.")] = None,
     tokens: Annotated[int, typer.Option(help="New tokens per episode.")] = 608,
     rounds: Annotated[int, typer.Option(help="Turns each side takes.")] = 5,
+    kvpress: Annotated[Path, typer.Option(help="python of an environment that has kvpress.")] = KVPRESS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure and print."""
     transformers_logging.set_verbosity_error()
-    llm = load_llm("tiny")
+    llm, compiles = load_llm(MODEL), compile or ["off", "on"]
     found = {
-        "generate": [
-            against_generate(llm, w, c, tokens, rounds) for w in width or (16, 64) for c in compile or ("off", "on")
-        ],
+        "generate": [against_generate(llm, w, c, tokens, rounds) for w in width or (16, 64) for c in compiles],
+        "kvpress": [],
         "agents": [
             row
             for sizes in ((64, 128, 16), (16, 128, 16), (64, 96, 32))
             for row in agents_beside(llm, *sizes, rounds=rounds + 3)
         ],
     }
+    if kvpress.is_file():
+        other = KVPress(kvpress)
+        found["kvpress"] = [
+            against_kvpress(llm, other, alike, c, tokens, rounds) for alike in (True, False) for c in compiles
+        ]
     if as_json:
         print(json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__} | found))
         return
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
-    print("\n\n".join(table(rows) for rows in found.values()))
+    print("\n\n".join(table(rows) for rows in found.values() if rows))
 
 
 if __name__ == "__main__":
