@@ -16,6 +16,10 @@ Versions of the rules (`GRADING_VERSION`):
   braces, ``\boxed 7``, the last box that is not empty anywhere in the text. Words that are surely no unit, formulas on
   the left of an equation, times, dates and words of lower-case letters are not dropped or computed with. Time is CPU
   time, and running out of it is no verdict.
+- 3: Read are powers beside powers, ``x^2y^3``, which were refused; odd roots of negative numbers as real ones; letters
+  as units where the other side has one of their kind; ``cm^{2}``, a modulus, ``5^{\text{th}}``, times with am or pm,
+  cases, parts in words, ``No`` and ``DNE``. Told apart are ``6,1`` and ``x=1, y=6``, ``\angle ABC = 30`` and
+  ``\angle BAC = 30``, ``p \land q`` and ``p \lor q``.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ __all__ = [
     "without_commas",
 ]
 
-GRADING_VERSION = 2
+GRADING_VERSION = 3
 """Verdicts of different versions may differ; the changelog is above."""
 
 Graded = Literal["answer", "coverage"]

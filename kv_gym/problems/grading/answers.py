@@ -17,15 +17,18 @@ from kv_gym.problems.grading.names import NAME
 from kv_gym.problems.grading.numbers import based_number, plain_number, without_thousands
 from kv_gym.problems.grading.ratios import same_ratios
 from kv_gym.problems.grading.spelling import depths, tidy
-from kv_gym.problems.grading.units import Unit, split_unit
+from kv_gym.problems.grading.units import Unit, split_letter, split_unit
 from kv_gym.problems.grading.words import as_words, chosen, labelled, means_empty_set, same_letters, spoken
 
 _INEQUALITY = re.compile(r"[<>]|\\(?:le|ge|neq)(?![A-Za-z])")
 _MEMBER = re.compile(r"^[A-Za-z](?:_\{?[0-9A-Za-z]+\}?)? ?\\in(?![A-Za-z]) ?")
 _PLUS_MINUS = re.compile(r"\\[pm][mp](?![A-Za-z])")
 _OR, _AND = re.compile(r" ?\\lor(?![A-Za-z]) ?"), re.compile(r" ?\\land(?![A-Za-z]) ?")
+_CONNECTIVE = re.compile(r"\\(?:lor|land)(?![A-Za-z])")
 _APPROXIMATE = re.compile(r"\\(?:thick)?(?:approx|sim)(?:eq)?(?![A-Za-z])|\\doteq(?![A-Za-z])|≈|≃")
 _VARIABLE = re.compile(r"[A-Za-z](?:_\{?[0-9A-Za-z]+\}?)?|[A-Za-z]\([A-Za-z0-9]\)")
+_ORDERED = re.compile(r"[A-Za-z]|\\[a-z]+")
+_LABEL = re.compile(r"(?:m? ?\\(?:measured)?angle ?)?((?:\\triangle ?)?)\{? ?([A-Z]{3,}) ?\}?")
 _TWO_NUMBERS = re.compile(r"[0-9] [0-9]+(?![0-9]| ?/)")  # "10 4" would be read as 10 + 4
 
 
@@ -64,6 +67,12 @@ def _same_lists(answer: str, gold: str) -> bool:
     if len(said) == len(wanted) == 1:
         return _same_items(said[0], wanted[0])
     if len(said) > 1 and len(wanted) > 1:
+        if any(map(_VARIABLE.fullmatch, wanted)) and _connectives(answer, gold):  # p and q is not p or q
+            return False
+        ordered, gold_ordered = _by_name(said), _by_name(wanted)
+        if (ordered is None) != (gold_ordered is None):  # 6, 1 is not x=1, y=6
+            pairs = zip(ordered or said, gold_ordered or wanted, strict=False)
+            return len(said) == len(wanted) and all(_same_items(*pair) for pair in pairs)
         return mathematics.matched(said, wanted, _same_items)
     return mathematics.same(_collected(said), _collected(wanted))
 
@@ -72,6 +81,21 @@ def _items(text: str) -> list[str]:
     r"""Split ``x=1, x=2`` or ``1 \lor 2``, not inside brackets; ``1 \pm 2`` are two, unless in a set."""
     items = [item.strip() for item in split(_AND.sub(", ", _OR.sub(", ", text)))]
     return [item for both in items for item in _signs(both)]
+
+
+def _connectives(*texts: str) -> bool:
+    r"""Whether two texts have connectives, ``\land`` and ``\lor``, and not the same."""
+    first, second = map(_CONNECTIVE.findall, texts)
+    return bool(first and second) and first != second
+
+
+def _by_name(items: list[str]) -> list[str] | None:
+    """``y=2, x=1`` in the order of names; None unless each is another letter: words and indices have no such order."""
+    sides = [_sides(item) for item in items]
+    names = [side[0] for side in sides if len(side) > 1 and _ORDERED.fullmatch(side[0])]
+    if len(set(names)) < len(items):
+        return None
+    return [item for _, item in sorted(zip(names, items, strict=True))]
 
 
 def _signs(text: str) -> list[str]:
@@ -136,6 +160,10 @@ def _same_items(answer: str, gold: str) -> bool:
         return letters
     sides, gold_sides = _sides(answer), _sides(gold)
     if len(sides) > 1 and len(gold_sides) > 1 and sides[0] != gold_sides[0]:
+        label, gold_label = _LABEL.fullmatch(sides[0]), _LABEL.fullmatch(gold_sides[0])
+        if label and gold_label:  # no products: the angle ABC is CBA, not BAC
+            same_label = label[1] == gold_label[1] and label[2] in (gold_label[2], gold_label[2][::-1])
+            return same_label and all(_same_quantities(side, _value(gold)) for side in _claims(sides))
         return mathematics.same_equations(sides, gold_sides)
     return all(_same_quantities(side, _value(gold)) for side in _claims(sides))
 
@@ -152,6 +180,10 @@ def _same_quantities(answer: str, gold: str) -> bool:
     (said, unit), (wanted, gold_unit) = split_unit(answer), split_unit(gold)
     if _same_measures(said, unit, wanted, gold_unit):
         return True
+    if gold_unit and not unit and (lettered := split_letter(answer, gold_unit))[1]:
+        return _same_measures(*lettered, wanted, gold_unit)
+    if unit and not gold_unit and (lettered := split_letter(gold, unit))[1]:
+        return _same_measures(said, unit, *lettered)
     bare = (unit and unit.bare) or (gold_unit and gold_unit.bare)
     return bool(bare) and _same_values(answer, gold, Fraction(1))
 

@@ -57,8 +57,8 @@ def _literal(text: str, *_: object, **__: object) -> Any:
 _NORMALIZATION = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="none")
 _DROPPED = re.compile(r"\\[lc]?dots(?![A-Za-z])|\.\.|[\"']|\\prime(?![A-Za-z])|!!|\^ ?\{? ?(?:T|\\top)(?![A-Za-z])")
 _GROUP = r"\{(?:[^{}]|\{[^{}]*\})*\}"
-# x^2^3 is no TeX, and read as (x^2)^3; \frac123 is 1/2 times 3, but hardly meant.
-_UNCLEAR = re.compile(rf"\^ ?(?:{_GROUP}|[0-9A-Za-z]+) ?\^|\\frac ?{_GROUP} ?{_GROUP} ?[0-9]")
+# x^2^3 is no TeX, and read as (x^2)^3; \frac123 is 1/2 times 3, but hardly meant. x^2y^3 is clear: y is the base.
+_UNCLEAR = re.compile(rf"\^ ?(?:{_GROUP}|[0-9]+|[A-Za-z]|\\[A-Za-z]+) ?\^|\\frac ?{_GROUP} ?{_GROUP} ?[0-9]")
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 
 
@@ -249,7 +249,22 @@ def same_equations(sides: Sequence[str], gold_sides: Sequence[str]) -> bool:
 
 
 def same_scalars(answer: Any, gold: Any) -> bool:
-    """Whether two numbers or formulas are equal."""
+    """Whether two numbers or formulas are equal, with roots as sympy takes them or as people do who know no others."""
+    if _equal(answer, gold):
+        return True
+    said, wanted = _with_real_roots(answer), _with_real_roots(gold)
+    return (said, wanted) != (answer, gold) and _equal(said, wanted)
+
+
+def _with_real_roots(value: Any) -> Any:
+    """The cube root of -8 as -2, and other odd ones: sympy's are the first in the complex plane."""
+    return value.replace(
+        lambda part: part.is_Pow and part.exp.is_Rational and part.exp.q > 1 and part.exp.q % 2 == 1,
+        lambda part: sympy.sign(part.base) ** part.exp.p * sympy.Abs(part.base) ** part.exp,
+    )
+
+
+def _equal(answer: Any, gold: Any) -> bool:
     if answer == gold:
         return answer not in (sympy.nan, sympy.zoo)
     variables = sorted(answer.free_symbols | gold.free_symbols, key=str)

@@ -100,8 +100,21 @@ _NUMERAL = re.compile(
 )
 
 
+_PARTS = {"hal(?:f|ves)": 2, "thirds?": 3, "(?:fourth|quarter)s?": 4} | {
+    f"{name}s?": n for n, name in enumerate(("fifth", "sixth", "seventh", "eighth", "ninth", "tenth"), start=5)
+}
+_PART = re.compile(
+    rf"(?:\\(?:text|mbox|mathrm|textbf) ?\{{ ?)?({'|'.join(_NUMERALS[1:10])})[- ]"
+    rf"(?:{'|'.join(f'({part})' for part in _PARTS)})(?: ?\}})?",
+    re.IGNORECASE,
+)
+
+
 def spell_numerals(text: str) -> str:
-    r"""``five``, ``\text{Twenty-one}`` as digits, where nothing else is there."""
+    r"""``five``, ``\text{Twenty-one}`` as digits, ``two thirds`` as a fraction, where nothing else is there."""
+    if part := _PART.fullmatch(text):
+        bottom = next(n for place, n in enumerate(_PARTS.values(), start=2) if part[place])
+        return rf"\frac{{{_NUMERALS.index(part[1].casefold())}}}{{{bottom}}}"
     match = _NUMERAL.fullmatch(text)
     if match is None or not (match[1] or match[2]):
         return text

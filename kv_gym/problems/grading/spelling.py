@@ -23,6 +23,7 @@ _SYMBOLS = {
     "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\neq ", "∈": r"\in ", "∪": r"\cup ",
     "∩": r"\cap ", "∅": r"\emptyset ", "⌀": r"\emptyset ", "∖": r"\setminus ", "∨": r"\lor ", "∧": r"\land ",
     "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
+    "∠": r"\angle ", "∡": r"\angle ", "△": r"\triangle ",
     "€": r"\euro ", "£": r"\pounds ", "μ": r"\mu ", "µ": r"\mu ", "−": "-", "˗": "-",
 }  # fmt: skip
 _GREEK = (
@@ -133,9 +134,16 @@ _SPELLINGS = [
     (re.compile(rf" ?(?:,? ?{_WRAPPER} ?\{{ ?,? ?(?:and|&) ?\}}|,? ?(?<![A-Za-z\\])and(?![A-Za-z])"
                 r"|\\wedge(?![A-Za-z])) ?"), r" \\land "),
     (re.compile(rf"{_WRAPPER} ?\{{ ?([^{{}}A-Za-z]*) ?\}}"), r"\1"),  # \text{12}, \mathbf{1/2}
+    (re.compile(rf"(?<=[0-9]) ?\^ ?\{{ ?(?:{_WRAPPER} ?\{{ ?)?(st|nd|rd|th) ?\}}(?: ?\}})?"
+                rf"|(?<=[0-9]) ?\^? ?{_WRAPPER} ?\{{ ?(st|nd|rd|th) ?\}}"), r"\1\2"),  # 5^{\text{th}}
+    (re.compile(rf"(?<=:[0-9]{{2}}) ?(?:{_WRAPPER} ?\{{ ?)?(?:([aA])|[pP])\.? ?[mM]\.?(?: ?\}})?$"),
+     lambda match: rf"\text{{ {'am' if match[1] else 'pm'}}}"),
     (re.compile(r" +"), " "),
     (re.compile(r"^ | ?(?<!\.)\.? ?$"), ""),
 ]  # fmt: skip
+_CASES = re.compile(r"\\begin ?\{cases\}([^&]*)\\end ?\{cases\}")
+_CASE_END = re.compile(r",?\s*\\\\(?:\[[^]]*\])?\s*")  # of a line, where something follows
+_REALS = re.compile(rf"(?:{_WRAPPER} ?\{{ ?)?(?i:all real(?:s| numbers))(?: ?\}})?")
 _INNER_LETTER = re.compile(r"\\(?:mathrm|mathbf|mathit|boldsymbol|bm|text|rm) ?\{ ?([A-Za-z]) ?\}")
 _ANGLE = re.compile(rf"([0-9]+(?:\.[0-9]+)?|\\[a-z]+|(?<![A-Za-z\\])[a-z]) ?(?:{_DEGREE})")
 _OUTER = re.compile(r"(?:\\(?:boxed|fbox) ?)?\{")
@@ -145,6 +153,8 @@ _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 def tidy(text: str) -> str:
     """Bring spellings of the same answer closer together; what is not understood stays as it is."""
     text = to_ascii(text)
+    if cases := _CASES.fullmatch(text.strip(" $")):
+        text = ", ".join(part for part in _CASE_END.split(cases[1].strip()) if part)
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)
     if not re.fullmatch(rf"(?:{_WRAPPER} ?\{{[^{{}}]*\}} ?)+", text):  # \mathrm{e}^x is e^x; \text{B} alone is a word
@@ -152,7 +162,8 @@ def tidy(text: str) -> str:
     text = spell_powers_of_ten(spell_repeating(spell_double_factorials(text)))
     if _TRIGONOMETRIC.search(text):
         text = _ANGLE.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
-    return spell_numerals(_unwrapped(text))
+    text = _unwrapped(text)
+    return r"\mathbb{R}" if _REALS.fullmatch(text) else spell_numerals(text)
 
 
 def _letter(match: re.Match[str]) -> str:

@@ -77,7 +77,9 @@ _TEXT_UNIT = re.compile(
     rf"(?<=[^\s=+*<>,({{/^_|-])\s?{_NO_UNIT}({_WRAPPED}{_POWER}?(?:\s?(?:/|\\cdot)?\s?{_WRAPPED}{_POWER}?)*)$"
 )
 _DEGREE_UNIT = re.compile(rf"(?<=[^\s=+*<>,(/^_|-])\s?{_DEGREE}\s?((?:\\(?:text|mathrm)\s?\{{\s?)?[CF](?:\s?\}})?)?$")
-_WORD_UNIT = re.compile(rf"(?<=[0-9}}])(\s?){_NO_UNIT}([A-Za-z][A-Za-z ./^0-9]*)$")
+_WORD_UNIT = re.compile(rf"(?<=[0-9}}])(\s?){_NO_UNIT}([A-Za-z](?:[A-Za-z ./^0-9]|\^\s?\{{\s?-?[1-9]\s?\}})*)$")
+_LETTER_UNIT = re.compile(r"(?<=[0-9}])\s?([A-Za-z])$")
+_MODULUS = re.compile(r"\s?\(?\\pmod(?![A-Za-z])\s?\{?\s?([0-9]+)\s?\}?\)?$")
 _NUMBER = re.compile(r"(?<![A-Za-z^{-])[0-9]|[0-9]{2}")  # anything but the power of a unit: cm^2, cm2
 _SIGN = r"(?:(?:US)?\\?\$|USD|\\textdollar|\\pounds|\\euro)"
 _CURRENCY = re.compile(rf"^([+-]?)\s?({_SIGN})(?![A-Za-z])\s?|()\s?({_SIGN})$")
@@ -89,6 +91,8 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if match := _CURRENCY.search(text):
         sign = match[2] or match[4]
         return _CURRENCY.sub(r"\1\3", text), _unit(_CURRENCIES.get(sign, "dollar"))
+    if match := _MODULUS.search(text):
+        return text[: match.start()], Unit(((f"mod {int(match[1])}", 1),), Fraction(1))
     if match := _DEGREE_UNIT.search(text):
         scale = re.sub("[^CF]", "", (match[1] or "").replace("\\text", "").replace("\\mathrm", ""))
         return text[: match.start()].rstrip(), _unit("degree" + scale)
@@ -100,6 +104,13 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if match and not _NUMBER.search(match[2]) and _is_word_unit(match[2], spaced=bool(match[1])):
         return text[: match.start()].rstrip(), _unit(match[2], bare=True, optional=_may_be_left_out(match[2]))
     return text, None
+
+
+def split_letter(text: str, other: Unit) -> tuple[str, Unit | None]:
+    """Take a letter off that is no product, but a unit of what the other side names: ``5 m`` beside kilometres."""
+    match = _LETTER_UNIT.search(text)
+    unit = _unit(match[1]) if match and match[1] in _KNOWN else None
+    return (text[: match.start()], unit) if match and unit and unit.kinds == other.kinds else (text, None)
 
 
 def _is_word_unit(words: str, spaced: bool) -> bool:

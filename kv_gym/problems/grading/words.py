@@ -6,8 +6,11 @@ import re
 
 _WRAPPER = r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|mathrm|mathbf|mathit|mathsf|operatorname|rm)"
 _WRAPPED = re.compile(rf"(?:\(? ?{_WRAPPER} ?\{{[^{{}}]*[A-Za-z][^{{}}]*\}} ?\)? ?)+")
-# Two capitals, Capitalised words, or two words and more of two letters each.
-_BARE = re.compile(r"[A-Z]{2,}|[A-Z][a-z]{2,}(?:[ -][A-Za-z]+)*|[A-Za-z]{2,}(?:[ -][A-Za-z]{2,})+")
+# Two capitals, Capitalised words, or two words and more of two letters each. Of two letters, only words that are
+# answers: Rh and hR are one product, and r no R.
+_BARE = re.compile(
+    r"[A-Z]{2,}|(?:No|Go|Up|On|In|He|We|Us|Me)|[A-Z][a-z]{2,}(?:[ -][A-Za-z]+)*|[A-Za-z]{2,}(?:[ -][A-Za-z]{2,})+"
+)
 _LABELLED = re.compile(
     r"\\(overline|triangle|angle|vec|overrightarrow|widehat|overleftrightarrow) ?\{? ?([A-Z]{2,}) ?\}?"
 )
@@ -16,6 +19,7 @@ _LETTERS = re.compile(r"[a-z]+(?: [a-z]+)*")
 _PRODUCT = re.compile(r"[b-df-hj-np-tv-z ]+")
 _Y_OF_A_WORD = re.compile(r"y(?<!xy)(?!x|z)")
 _EMPTY_SETS = {"no solution", "no solutions", "no real solution", "no real solutions", "empty set", "the empty set"}
+_LONG = {"dne": "does not exist"}
 
 
 # A choice is said with a label around it, or the label is set as such in front of what it stands for.
@@ -66,7 +70,8 @@ def same_letters(text: str, other: str) -> bool | None:
 
 def spoken(text: str) -> str:
     """Compare words by this: without case, outer brackets and full stops, and with single spaces."""
-    return re.sub(r"\s+", " ", text).strip(" ().").casefold()
+    words = re.sub(r"\s+", " ", text).strip(" ().").casefold()
+    return _LONG.get(words, words)
 
 
 def means_empty_set(words: str) -> bool:

@@ -16,12 +16,14 @@ from kv_gym.bench.benchmark import run_bench
 from kv_gym.bench.migrate import MigratedCell, agent_now, migrate
 from kv_gym.bench.plan import Bench
 from kv_gym.bench.progress import Silent
+from kv_gym.bench.report import newest_rows
 from kv_gym.bench.rows import EpisodeRow, RowFileError, Rows, RunRow, packed, read_rows
 from kv_gym.commands import main as cli
 from kv_gym.commands.console import console
 from kv_gym.commands.migrate import _table
 from kv_gym.errors import ConfigError
 from kv_gym.identity import identity_of
+from kv_gym.problems.grading import GRADING_VERSION
 
 Edit = Callable[[EpisodeRow], dict[str, Any]]
 
@@ -62,9 +64,12 @@ def results(cells: list[MigratedCell]) -> dict[tuple[str, str], str]:
     return {(cell.agent, cell.mode): cell.kept for cell in cells}
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
-def test_rows_that_come_out_the_same_are_known_again(bench: Bench, made: Rows, tmp_path: Path, name: str) -> None:
-    path = older(made, tmp_path / name)
+@pytest.mark.parametrize(("name", "grading"), [("rows.jsonl", 1), ("rows.jsonl.gz", GRADING_VERSION - 1)])
+def test_rows_that_come_out_the_same_are_known_again(
+    bench: Bench, made: Rows, tmp_path: Path, name: str, grading: int
+) -> None:
+    path = older(made, tmp_path / name, lambda _: {"grading": grading})
+    assert {row.grading for row in newest_rows(read_rows(path))} == {grading}, "a report reads rows of any version"
     cells = migrate(path, bench.agents, 2, Silent())
     assert {(c.agent, c.mode): (c.n_rows, c.n_sampled, c.kept) for c in cells} == {
         ("streaming", "generate"): (3, 2, ""), ("streaming", "replay"): (3, 2, ""),

@@ -506,6 +506,61 @@ thirty | 30
 5 square units | 5
 5\text{ units}^2 | 5\text{ square units}
 A^T | A^T
+# since version 3
+x^3y^2 | y^2x^3
+y^3x^2 | x^2y^3
+x^2y^2 | x^{2}y^{2}
+9x^4y^6 | (3x^2y^3)^2
+a^2b^2-c^2d^2 | (ab-cd)(ab+cd)
+2^n3^n | 6^n
+e^xe^y | e^{x+y}
+x^2y^{-1} | \frac{x^2}{y}
+No | no
+No | no.
+Go | go
+Up | up
+x=1,y=6 | 1,6
+x_1=1,x_2=2 | 2,1
+\angle ABC=30 | \angle CBA=30
+m\angle ABC=30 | \angle ABC = 30^\circ
+ABC=30 | CBA=30
+p \land q | q \land p
+p \land q | p and q
+\sqrt[3]{-8} | -2
+\sqrt[3]{-27}+1 | -2
+(-8)^{1/3} | -2
+\sqrt[3]{x^3} | x
+\sqrt[5]{-32} | -2
+\sqrt[3]{-x} | -\sqrt[3]{x}
+\int_0^1 \sqrt[3]{x} dx | \frac34
+5 m | 5\text{ m}
+1000 m | 1\text{ km}
+24 h | 1 day
+500 cm | 5 m
+15 cm^{2} | 15
+15 cm^{2} | 15\text{ cm}^2
+5^{\text{th}} | 5th
+5^{th} | 5\text{th}
+5^\text{th} | 5th
+\text{all real numbers} | \mathbb{R}
+All real numbers | (-\infty,\infty)
+\text{DNE} | \text{does not exist}
+DNE | \text{Does not exist}
+∠ABC=30 | 30
+m∠ABC = 30° | 30
+\begin{cases}x=1\\y=2\end{cases} | x=1,y=2
+\begin{cases} x=1, \\[2pt] y=2 \end{cases} | (1,2)
+7 \pmod{9} | 7
+7 \pmod 9 | 7 \pmod{9}
+12:30 pm | 12:30 PM
+12:30 pm | 12:30 \text{ p.m.}
+12:30 p.m. | 12:30\text{ PM}
+one half | 1/2
+\text{two thirds} | \frac23
+three-quarters | 0.75
+one half | 0.5
+Bh | hB
+perimeter = 5, area = 10 | 5, 10
 """
 
 UNSEEN = [
@@ -895,6 +950,51 @@ sixty | 6
 x^T | x
 A^{T} | A
 A^\top | A
+# since version 3
+2^3^2 | 512
+x^{\alpha}^2 | x^{2\alpha}
+x^\alpha^2 | x^{2\alpha}
+x^2y^3 | x^3y^2
+No | oN
+No | on
+Go | og
+Ra | ra
+6,1 | x=1,y=6
+(6,1) | x=1,y=6
+\angle ABC=30 | \angle BAC=30
+m\angle ABC=30 | m\angle BAC=30
+ABC=30 | ACB=30
+\angle ABC=30 | \angle ABC=31
+p \land q | p \lor q
+A and C | A or C
+\sqrt[3]{-8} | 2
+\sqrt{-4} | -2
+\sqrt[3]{x^3} | |x|
+\sqrt[4]{x^4} | x
+\sqrt[3]{-x} | \sqrt[3]{x}
+5 m | 5
+5 m | 5\text{ s}
+5 m | 5\text{ km}
+5 m | 5 cm
+15 cm^{2} | 15\text{ cm}
+15 cm^{2} | 15\text{ cm}^3
+5 x^{2} | 5
+5^{\text{th}} | 5
+5th | 5
+\text{all real numbers} | \mathbb{Z}
+\text{DNE} | 0
+∠ABC=30 | ∠BAC=30
+\begin{cases}x=1\\y=2\end{cases} | x=2,y=1
+\begin{cases}x=1\\y=2\end{cases} | y=1,x=2
+\begin{cases}x & x>0\\-x & x<0\end{cases} | x
+7 \pmod{9} | 7 \pmod{10}
+7 \pmod{9} | 16
+12:30 pm | 12:30 am
+12:30 pm | 12:31 pm
+one half | 2
+one third | 1/2
+one halfpenny | 1/2
+x \equiv 7 \pmod 9 | 8
 """
 
 ONE_WAY = [  # answer, gold, whether it is right
