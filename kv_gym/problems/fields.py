@@ -19,7 +19,7 @@ from typing import Any
 from kv_gym.errors import ProblemFileError, half_character
 from kv_gym.problems.conversations import has_marks, last_exchange, reply, without_marks
 from kv_gym.problems.formats import Row
-from kv_gym.problems.grading import MAX_ANSWER_CHARS, closing_brace, without_commas
+from kv_gym.problems.grading import MAX_ANSWER_CHARS, extract_answer, without_commas
 
 CONVERSATIONS = ("messages", "conversations")
 QUESTION = ("problem", "question", "prompt", "input", "instruction", *CONVERSATIONS)
@@ -39,7 +39,6 @@ LABELS = (*NAME, *FAMILY, "split", "is_correct")
 KNOWN = frozenset((*QUESTION, *CHOICES, *ANSWER, "reward_model", *TRACE, *LABELS))
 
 FINAL_MARK = "####"  # GSM8K writes its answer behind this
-BOX = re.compile(r"\\boxed\s*\{")
 AS_TEXT = re.compile(r"\[\s*(?:\{\s*)?(['\"]).*\]", re.DOTALL)  # a list of texts or objects, as .csv holds it
 NO_VALUE = ("nan", "NaN", "None", "null", "<NA>", "NaT")  # what programs write for a value that is missing
 MAX_LABEL_CHARS = 200  # of ids, families and names of columns; longer ones are none
@@ -259,10 +258,11 @@ def answer_text(value: Any, column: str) -> str:
 
 
 def boxed(text: str) -> str:
-    r"""What the last ``\boxed{}`` of a whole text holds; "" if there is none, or it is not closed."""
-    start = max((box.end() for box in BOX.finditer(text)), default=0)
-    end = closing_brace(text[: start + 10 * MAX_ANSWER_CHARS], start) if start else None
-    return "" if end is None else text[start:end].strip()
+    r"""What the last box of a whole text holds that is not empty, of 2,000 characters at most; "" if there is none.
+
+    Boxes are those of the grader: what is the gold answer here would be the answer there.
+    """
+    return extract_answer(text, 10 * MAX_ANSWER_CHARS) or ""
 
 
 # --- Trace -------------------------------------------------------------------------------------------------------

@@ -26,17 +26,17 @@ _MORE = re.compile(
 _NOTHING = re.compile(r"(?:[\s~$.]|\\[,;:! ]|\\(?:text|mbox|mathrm)\s*\{\s*\})*")
 
 
-def extract_answer(text: str) -> str | None:
+def extract_answer(text: str, most: int = MAX_ANSWER_CHARS) -> str | None:
     r"""Return what the last box of `text` that is not empty holds: ``\boxed{7}``, ``\boxed 7``.
 
     Returns:
         The content without outer whitespace; None if there is no such box, if the last one has no clear end, or if it
-        holds more than `MAX_ANSWER_CHARS` characters; "" if all boxes are empty.
+        holds more than `most` characters; "" if all boxes are empty.
     """
     found = None
     place = text.rfind(_BOX)
     while place >= 0:
-        content = _content(text, place)
+        content = _content(text, place, most)
         if content is None:
             return None
         if not _NOTHING.fullmatch(content):
@@ -46,13 +46,13 @@ def extract_answer(text: str) -> str | None:
     return found
 
 
-def _content(text: str, place: int) -> str | None:
+def _content(text: str, place: int, most: int) -> str | None:
     """What the box at `place` holds; "" if nothing follows that could be boxed, None if its end is not to be found."""
     opening = _OPENING.match(text, place)
     if opening is None:
         token = _BRACELESS.match(text, place)
         return "" if token is None else None if _MORE.match(text, token.end()) else token[1]
-    inside = text[opening.end() : opening.end() + MAX_ANSWER_CHARS + 1]
+    inside = text[opening.end() : opening.end() + most + 1]
     end = closing_brace(inside, 0)
     return None if end is None else inside[:end]
 

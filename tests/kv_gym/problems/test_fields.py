@@ -12,6 +12,7 @@ import pytest
 from kv_gym.errors import ProblemFileError
 from kv_gym.problems import Problem
 from kv_gym.problems.fields import ANSWER, NAME, QUESTION, TRACE, Fields, boxed, known_name, understand
+from kv_gym.problems.grading import extract_answer
 from kv_gym.problems.recorded import INSTRUCTION, LONG_ANSWER, NO_ANSWER, NO_TRACE, RecordedSource, survey_rows
 
 Q, A = {"problem": "1 + 1?"}, {"answer": "2"}
@@ -198,10 +199,15 @@ def test_one_name_in_two_spellings_is_no_guess() -> None:
 
 @pytest.mark.parametrize(("text", "box"), [
     ("\\boxed{1} then \\boxed {\\frac{1}{2}}.", "\\frac{1}{2}"), ("\\boxed{1", ""), ("none", ""), ("\\boxed{}", ""),
-    ("\\boxed{" + "1" * 5000 + "}", ""),
+    ("\\boxed{" + "1" * 5000 + "}", ""), ("so \\boxed 7, done", "7"), ("\\boxed 5", "5"),
+    ("\\boxed{5} and \\boxed{}", "5"), ("\\boxed\\frac{1}{2}", "\\frac{1}{2}"), ("\\boxed 5x", ""),
 ])  # fmt: skip
-def test_the_last_box_counts(text: str, box: str) -> None:
-    assert boxed(text) == box
+def test_the_last_box_counts_as_it_does_for_the_grader(text: str, box: str) -> None:
+    assert boxed(text) == box == (extract_answer(text) or "")
+
+
+def test_a_box_that_is_too_long_to_be_graded_is_found_to_say_so() -> None:
+    assert boxed("\\boxed{" + "1" * 300 + "}") == "1" * 300
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
