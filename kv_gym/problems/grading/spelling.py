@@ -136,8 +136,8 @@ _SPELLINGS = [
     (re.compile(rf"{_WRAPPER} ?\{{ ?([^{{}}A-Za-z]*) ?\}}"), r"\1"),  # \text{12}, \mathbf{1/2}
     (re.compile(rf"(?<=[0-9]) ?\^ ?\{{ ?(?:{_WRAPPER} ?\{{ ?)?(st|nd|rd|th) ?\}}(?: ?\}})?"
                 rf"|(?<=[0-9]) ?\^? ?{_WRAPPER} ?\{{ ?(st|nd|rd|th) ?\}}"), r"\1\2"),  # 5^{\text{th}}
-    (re.compile(rf"(?<=:[0-9]{{2}}) ?(?:{_WRAPPER} ?\{{ ?)?(?:([aA])|[pP])\.? ?[mM]\.?(?: ?\}})?$"),
-     lambda match: rf"\text{{ {'am' if match[1] else 'pm'}}}"),
+    (re.compile(rf"(?<=:[0-9]{{2}}) ?(?:{_WRAPPER} ?\{{ ?)?[aA]\.? ?[mM]\.?(?: ?\}})?$"), r"\\text{ am}"),
+    (re.compile(rf"(?<=:[0-9]{{2}}) ?(?:{_WRAPPER} ?\{{ ?)?[pP]\.? ?[mM]\.?(?: ?\}})?$"), r"\\text{ pm}"),
     (re.compile(r" +"), " "),
     (re.compile(r"^ | ?(?<!\.)\.? ?$"), ""),
 ]  # fmt: skip
