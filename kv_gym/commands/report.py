@@ -127,13 +127,15 @@ def _show_lost(
         say(f"{loser} lost nothing that {solver} solved.")
         return
     said = answers(folder)
-    columns = ("budget", "problem", "family", f"{loser}: ended by", f"{solver}: ended by")
+    seeds = ("seed",) if len({one.loser.seed for one in found}) > 1 else ()
+    columns = ("budget", "problem", *seeds, "family", f"{loser}: ended by", f"{solver}: ended by")
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for one in found:
         ends = (_end(row, said) for row in (one.loser, one.solver))
-        table.add_row(str(one.loser.budget), one.loser.problem, one.loser.family, *ends)
+        seed = (str(one.loser.seed),) if seeds else ()
+        table.add_row(str(one.loser.budget), one.loser.problem, *seed, one.loser.family, *ends)
     console().print(table)
-    say(f"{len(found)} episodes. To see why, record both agents on the first and open the page:")
+    print(f"{len(found)} episodes. To see why, record both agents on the first and open the page:")
     command = record_command(found[0], runs)
     print(f"{command}\nkv-gym replay runs/lost/*.json.gz --html runs/lost/episode.html")
 

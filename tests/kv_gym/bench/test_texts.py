@@ -161,12 +161,26 @@ def test_the_report_lists_them(folder: Path, tmp_path: Path, capsys: pytest.Capt
     (tmp_path / PACKED).write_bytes((folder / PACKED).read_bytes())
     typed("report", str(tmp_path), "--lost", "streaming", "--against", "full")
     told = capsys.readouterr()
-    assert "aime/test/0/1" in told.out and "no answer" in told.out and "kv-gym record" in told.out
+    assert "aime/test/0/1" in told.out and "no answer" in told.out and " seed " not in told.out
+    *_, why, record, replay = told.out.strip().splitlines()
+    assert why.startswith("1 episodes. To see why") and "To see why" not in told.err
+    assert record.startswith("kv-gym record") and replay.startswith("kv-gym replay")
     assert answers(tmp_path).keys() == answers(folder).keys()
     typed("report", str(tmp_path), "--lost", "full", "--against", "streaming")
     assert "full lost nothing that streaming solved" in capsys.readouterr().err
     typed("report", str(tmp_path), "--lost", "full", code=2)
     assert "go together" in capsys.readouterr().err
+
+
+def test_the_report_tells_seeds_apart(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    played = [row | {"correct": float(row["agent"] == "full")} for row in rows if row["kind"] == "episode"]
+    every = [row for row in rows if row["kind"] == "run"] + [row | {"seed": seed} for seed in (0, 7) for row in played]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in every))
+    typed("report", str(tmp_path), "--lost", "streaming", "--against", "full")
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["budget", "problem", "seed", "family"]
+    assert [line.split()[1:3] for line in lines[:2]] == [["aime/test/0/0", "0"], ["aime/test/0/0", "7"]]
 
 
 def test_the_report_refuses_options_that_change_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
