@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from kv_gym.agents import agent_class
 from kv_gym.bench.plan import config_of, fresh_problems
 from kv_gym.bench.rows import EpisodeRow, RunRow
+from kv_gym.bench.typed import typed_setting, typed_value
 from kv_gym.config import make_config
 from kv_gym.errors import KVGymError, unknown_name
 
@@ -81,7 +81,7 @@ def record_command(lost: Lost, runs: dict[str, RunRow], out: str = "runs/lost") 
     words += ["--seed", str(row.seed)] if row.seed else []
     words += ["--split", row.split] if row.split != "test" else []
     for name, value in settings.items():
-        words += ["--set", f"{name}={_said(value)}"]
+        words += ["--set", f"{name}={typed_setting(name, value)}"]
     return shlex.join([*words, "--out", out])
 
 
@@ -94,10 +94,5 @@ def agent_text(row: EpisodeRow, run: RunRow) -> str:
     except KVGymError:
         name = parts.get("class", row.agent)  # of a file, whose folder no row holds
     options = parts.get("options", {})
-    given = (f"{option}={_said(value)}" for option, value in options.items() if value != own.get(option, NOTHING))
+    given = (f"{option}={typed_value(value)}" for option, value in options.items() if value != own.get(option, NOTHING))
     return ",".join([name, *given])
-
-
-def _said(value: Any) -> str:
-    """A value as it is typed."""
-    return value if isinstance(value, str) else json.dumps(value)

@@ -10,18 +10,26 @@ from kv_gym.errors import ConfigError
 if TYPE_CHECKING:
     from kv_gym.agents import AgentLike
 
-EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?) ?(?:([KMGTkmgt])(i)?)?[Bb]?")
+WHOLE = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')"""
+QUOTED = re.compile(rf"(?<=[=\[{{,:])\s*{WHOLE}", re.DOTALL)
 OWN_OPTIONS = {"budget": "--budget", "mode": "--mode", "n_problems": "--problems", "split": "--split"}
 
 
-def parse_pairs(pairs: list[str], option: str = "--set ") -> dict[str, Any]:
+def parse_pairs(pairs: list[str], option: str = "--set ", env: bool = False) -> dict[str, Any]:
     """Read the `KEY=VALUE` pairs of an option; values are YAML.
+
+    Args:
+        pairs: As typed.
+        option: What stands before them, for messages.
+        env: Whether they are settings of an environment: of those, texts are taken as they stand.
 
     Raises:
         ConfigError: No `=`, or no YAML.
     """
     import yaml
+
+    from kv_gym.bench.typed import read_setting, read_value
 
     found: dict[str, Any] = {}
     for pair in pairs:
@@ -29,17 +37,12 @@ def parse_pairs(pairs: list[str], option: str = "--set ") -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"{option}{pair!r} has no value. Use {option}KEY=VALUE.")
         try:
-            found[key] = _number(yaml.safe_load(value))
-        except yaml.YAMLError as error:
+            found[key] = read_setting(key, value) if env else read_value(value)
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
             raise ConfigError(
                 f"{option}{pair!r}: the value is not YAML. Use a number, true, null or a name."
             ) from error
     return found
-
-
-def _number(value: Any) -> Any:
-    """Read 1e-3, which YAML takes for a word, as a number."""
-    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     Raises:
         ConfigError: As `parse_pairs`; or a key that has an option of its own.
     """
-    found = parse_pairs(pairs)
+    found = parse_pairs(pairs, env=True)
     for key, value in found.items():
         if key in OWN_OPTIONS:
             pair = f"{key}={value}"
@@ -86,7 +89,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_agent(text: str) -> tuple[str, dict[str, Any]]:
-    """Read NAME[,KEY=VALUE...]; commas inside a value's brackets are its own.
+    """Read NAME[,KEY=VALUE...]; commas inside a value's brackets or quotes are its own.
 
     Raises:
         ConfigError: As `parse_pairs`.
@@ -94,16 +97,17 @@ def parse_agent(text: str) -> tuple[str, dict[str, Any]]:
     name, *pieces = text.split(",")
     pairs: list[str] = []
     for piece in pieces:
-        if pairs and _open_brackets(pairs[-1]) > 0:
+        if pairs and _is_open(pairs[-1]):
             pairs[-1] += f",{piece}"
         else:
             pairs.append(piece)
     return name, parse_pairs(pairs, "--agent NAME,")
 
 
-def _open_brackets(text: str) -> int:
-    """Brackets and braces that a text opens and does not close."""
-    return sum(text.count(char) for char in "[{") - sum(text.count(char) for char in "]}")
+def _is_open(pair: str) -> bool:
+    """Whether a pair opens a quote, a bracket or a brace and does not close it."""
+    value = QUOTED.sub("", pair).partition("=")[2].lstrip()
+    return value[:1] in ('"', "'") or sum(map(value.count, "[{")) > sum(map(value.count, "]}"))
 
 
 def build_agent(text: str) -> AgentLike:

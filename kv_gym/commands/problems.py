@@ -55,8 +55,8 @@ def problems(
         raise ConfigError("--set changes an environment, and none is named. Add --env, such as --env KVEvict-AIME-v0.")
     config = None
     if env_id is not None:
-        own = parse_pairs(settings or []) | {"problems": str(file)} | ({} if model is None else {"model": model})
-        config = make_config(env_id, **own)
+        own = {"problems": str(file)} if model is None else {"problems": str(file), "model": model}
+        config = make_config(env_id, **parse_pairs(settings or [], env=True) | own)
     survey = survey_file(file, config is not None and config.needs_trace, strict=False)
     facts = _facts(file, survey)
     if survey.problems:

@@ -118,7 +118,7 @@ def train_command(name: str, training: Training) -> Any:
         ] = None,
     ) -> None:
         recipe: Any = build_recipe(training.recipe, settings)
-        env_options = parse_pairs(options or [], "--env-set ")
+        env_options = parse_pairs(options or [], "--env-set ", env=True)
         weights = {term.weight for term in REWARD_TERMS} if hasattr(recipe, "weights") else set()
         for name in weights & env_options.keys():
             raise ConfigError(f"--env-set {name}: the training weighs its reward itself. Use --set {name}=...")

@@ -57,7 +57,8 @@ def watch(
 
     own = {"budget": budget, "mode": mode}
     chosen = {name: value for name, value in own.items() if value is not None}
-    config = make_config(env_id, **{**parse_pairs(settings or []), **chosen, "split": split})  # before torch is loaded
+    options = parse_pairs(settings or [], env=True) | chosen | {"split": split}
+    config = make_config(env_id, **options)  # before torch is loaded
     player = build_agent(agent)
     if not player.evicts:
         raise ConfigError(f"agent {player.name!r} evicts nothing, so there is nothing to watch. Choose another one.")

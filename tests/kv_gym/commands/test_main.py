@@ -179,7 +179,7 @@ def test_values_of_settings_are_yaml() -> None:
         "evict_every": 32, "protect_prompt": True, "n_recent": None, "model": "a=b", "temperature": 0.5,
     }  # fmt: skip
     with pytest.raises(ConfigError, match="not YAML"):
-        parse_settings(["model=[1"])
+        parse_settings(["evict_every=[1"])
     with pytest.raises(ConfigError, match="--missed-attention"):
         parse_settings(["shadow=false"])
 

@@ -44,3 +44,35 @@ def test_commas_inside_brackets_belong_to_the_value() -> None:
     assert found == ("mine.py:A", {"heads": [0, [1, 2]], "x": 1, "c": {"a": 1, "b": [2, 3]}})
     with pytest.raises(ConfigError, match="not YAML"):
         parse_agent("mine.py:A,heads=[0,x=1")
+
+
+def test_commas_inside_quotes_belong_to_the_value() -> None:
+    found = parse_agent("""mine.py:A,a="x, [y",b='1,2',c=don't,d=["u, v", '[w'],e=5""")
+    assert found == ("mine.py:A", {"a": "x, [y", "b": "1,2", "c": "don't", "d": ["u, v", "[w"], "e": 5})
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("instruction=Say # and stop.", "Say # and stop."),
+        ("instruction=Answer: put it last", "Answer: put it last"),
+        ("instruction=", ""),
+        ("instruction=''", ""),
+        ("instruction=null", None),
+        ("system_prompt=null", "null"),
+        ("system_prompt=yes", "yes"),
+        ('system_prompt="a\\nb"', "a\nb"),
+        ("system_prompt='a' and 'b'", "'a' and 'b'"),
+        ("revision=1234567", "1234567"),
+        ("model=[1", "[1"),
+        ("problems=[a, b]", ["a", "b"]),
+        ("problems=[a].jsonl", "[a].jsonl"),
+        ("compile=on", "on"),
+        ("granularity=null", None),
+        ("chat_template_kwargs={enable_thinking: false}", {"enable_thinking": False}),
+        ('chat_template_kwargs={"a": "on"}', {"a": "on"}),
+        ("w_loss=1e-3", 0.001),
+    ],
+)
+def test_settings_that_are_texts_stand_as_they_are_typed(pair: str, value: object) -> None:
+    assert parse_settings([pair]) == {pair.partition("=")[0]: value}
