@@ -125,7 +125,14 @@ def masked_run(
     positions = positions_of(len(tokens), 0, tokens.shape[1], tokens.device)
     if visible is not None:
         group = config.num_attention_heads // visible.shape[2]
-        for layer, mask in zip(_attention_modules(model), visible, strict=True):
+        modules = _attention_modules(model)
+        if len(modules) != len(visible):
+            raise UnsupportedModelError(
+                f"{type(model).__name__}: the attention modules of {len(visible) - len(modules)} of its {len(visible)} "
+                "layers cannot be found (no layer_idx and is_causal), so evicting cannot be compared with masking. Use "
+                "another model; docs/models.md lists the families that work."
+            )
+        for layer, mask in zip(modules, visible, strict=True):
             low = torch.finfo(model.dtype).min
             additive = torch.zeros_like(mask, dtype=model.dtype).masked_fill(~mask, low).repeat_interleave(group, 1)
 

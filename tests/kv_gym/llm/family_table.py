@@ -180,7 +180,7 @@ def read_model(folder: Path) -> Verdict:
 
 def end_of(why: str) -> str:
     """What a limit is called in the table, without the numbers of small models."""
-    for name in ("sliding_window", "attention_chunk_size", "max_position_embeddings"):
+    for name in ("sliding_window", "attention_chunk_size", "max_position_embeddings", "floor_scale"):
         if name in why:
             return f"`{name}`"
     return "the length where RoPE switches"

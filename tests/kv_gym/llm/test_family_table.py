@@ -36,7 +36,7 @@ WHAT = {
     "deepseek_v3": ("refused", "latent attention"),
     "diffllama": ("refused", "does not hold that evicting is masking"),
     "jetmoe": ("refused", "4 KV heads where its config says 2"),
-    "doge": ("refused", "DogeForCausalLM cannot be used (ValueError while it was compared"),
+    "doge": ("refused", "the attention modules of 2 of its 2 layers cannot be found"),
     "roberta": ("refused", "does not hold that no eviction is the plain model"),
     "gpt_oss": ("refused", "'s_aux'"),
     "gemma2": ("refused", "'softcap'"),

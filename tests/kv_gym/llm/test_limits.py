@@ -10,6 +10,7 @@ from families import SIZES, plain_model
 from transformers import (
     Gemma3TextConfig,
     GPT2Config,
+    HunYuanDenseV1Config,
     Llama4TextConfig,
     LlamaConfig,
     MistralConfig,
@@ -26,6 +27,7 @@ from kv_gym.errors import ConfigError, UnsupportedModelError
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.check import check_truths
 from kv_gym.llm.frozen import FrozenLLM
+from kv_gym.llm.limits import text_limit
 from kv_gym.llm.tiny.tokenizer import build_tokenizer
 from kv_gym.problems import Problem
 
@@ -120,6 +122,40 @@ def test_a_window_that_nothing_uses_is_no_end() -> None:
     llm, tokens = frozen(config), texts(2, 56)
     assert llm.limit is None and config.sliding_window == 16, "the config is as it was"
     torch.testing.assert_close(read(llm, tokens), plain_model(config)(tokens).logits, atol=1e-5, rtol=0)
+
+
+def llama4(**options: Any) -> Llama4TextConfig:
+    return Llama4TextConfig(
+        **SIZES, intermediate_size_mlp=48, num_local_experts=2, layer_types=["full_attention"] * 2,
+        no_rope_layers=[1, 0], **options,
+    )  # fmt: skip
+
+
+def test_queries_that_are_scaled_by_the_cache_are_right_while_no_scale_is_past_1() -> None:
+    """The plain model scales from token 65 on; read at once, ours would from the first text of 33 on."""
+    config = llama4(floor_scale=65, attn_scale=2.0)
+    llm, plain, tokens = frozen(config), plain_model(config), texts(2, 40)
+    assert llm.limit is not None and llm.limit.tokens == 32 and "floor_scale=65" in llm.limit.why
+    assert all(truth.held for truth in check_truths(llm, long=1024))
+    torch.testing.assert_close(read(llm, tokens[:, :32]), plain(tokens[:, :32]).logits, atol=1e-5, rtol=0)
+    gap = (read(llm, tokens[:, :33]) - plain(tokens[:, :33]).logits).abs().amax((0, 2))
+    assert gap[-1] > 1e-4, "the first text past the limit is wrong"
+    assert text_limit(plain_model(llama4())).tokens == 4095, "the published models: below the half of 8192"
+    assert frozen(llama4(floor_scale=64)).limit.tokens == 31
+    assert text_limit(plain_model(llama4(attn_temperature_tuning=False))) is None
+
+
+ALPHA = {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0}
+
+
+def test_dynamic_rope_with_an_alpha_is_static_where_its_class_says_so() -> None:
+    sizes = {**SIZES, "max_position_embeddings": ORIGINAL}
+    config = HunYuanDenseV1Config(**sizes, rope_parameters=ALPHA)
+    llm, tokens = frozen(config), texts(2, ORIGINAL + 8)
+    assert llm.limit is None and all(truth.held for truth in check_truths(llm, long=2 * ORIGINAL))
+    torch.testing.assert_close(read(llm, tokens), plain_model(config)(tokens).logits, atol=1e-5, rtol=0)
+    other = frozen(LlamaConfig(**sizes, rope_parameters=ALPHA))
+    assert other.limit is not None and other.limit.tokens == ORIGINAL, "Llama's reads no alpha"
 
 
 def test_positions_in_a_table_end_with_it() -> None:
