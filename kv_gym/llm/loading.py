@@ -109,7 +109,10 @@ def _check_generation_config(source: Source) -> None:
     with foreign(source.name, f"its {GENERATION_CONFIG_NAME}", "Mend or delete that file."):
         file = None if source.gguf else source.file(GENERATION_CONFIG_NAME)
         if file is not None:
-            GenerationConfig.from_dict(dict(json.loads(file.read_bytes())))
+            values = json.loads(file.read_bytes())
+            if not isinstance(values, dict):
+                raise TypeError(f"it holds a {type(values).__name__}, not an object")
+            GenerationConfig.from_dict(values)
 
 
 def forget_llm() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from kv_gym.errors import UnsupportedModelError
 from kv_gym.llm.source import Source, foreign, listed, quiet
@@ -15,14 +18,19 @@ from kv_gym.llm.source import Source, foreign, listed, quiet
 HARMLESS = re.compile(r"(rotary_emb\.(cos|sin)_cached|\.att(entio)?n\.(bias|masked_bias)|position_ids)$")
 """Tensors of older files that a model makes by itself: tables of RoPE, causal masks, counts."""
 
+NUMBERS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+"""Number formats of weights, as safetensors calls them."""
+
 
 def read_weights(source: Source, dtype: torch.dtype) -> PreTrainedModel:
     """Read a model in one number format.
 
     Raises:
-        UnsupportedModelError: A file is damaged, tensors are missing, left over, of another shape, or not finite.
+        UnsupportedModelError: A file is damaged, tensors are missing, left over, of another shape, not finite, or of a
+            format that the config does not speak of.
     """
     with foreign(source.name, "its weights"), quiet():
+        check_numbers(source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.path,
             dtype=dtype,
@@ -36,6 +44,35 @@ def read_weights(source: Source, dtype: torch.dtype) -> PreTrainedModel:
     check_complete(source.name, report)
     check_finite(source.name, model)
     return model
+
+
+def check_numbers(source: Source) -> None:
+    """Refuse tensors that transformers would cast without their scales: int8, bool, float8, complex numbers.
+
+    Raises:
+        UnsupportedModelError: The config names no quantization, and there are such.
+    """
+    config = source.file(CONFIG_NAME)
+    if source.gguf or config is None or _is_quantized(json.loads(config.read_bytes())):
+        return
+    odd = []
+    for path in source.weight_files():
+        with safe_open(path, "pt") as file:
+            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        odd += [
+            f"{name} in {kind}" for name, kind in kinds.items() if kind not in NUMBERS and not HARMLESS.search(name)
+        ]
+    if odd:
+        raise UnsupportedModelError(
+            f"model {source.name!r}: its weights have {listed(odd)}, and its {CONFIG_NAME} names no quantization that "
+            f"would say what they mean. Take the model in {', '.join(NUMBERS)}."
+        )
+
+
+def _is_quantized(config: Mapping[str, Any]) -> bool:
+    """Whether a config says how its weights were quantized; of a model with images, also in the part about text."""
+    parts = [config, *(value for value in config.values() if isinstance(value, Mapping))]
+    return any(part.get(name) for part in parts for name in ("quantization_config", "compression_config"))
 
 
 def check_complete(name: str, report: Mapping[str, Any]) -> None:
@@ -69,12 +106,17 @@ def check_complete(name: str, report: Mapping[str, Any]) -> None:
 
 @torch.no_grad()
 def check_finite(name: str, model: PreTrainedModel) -> None:
-    """Refuse weights with NaN or infinity.
+    """Refuse weights with NaN or infinity, and those that were left in a quantized format.
 
     Raises:
         UnsupportedModelError: Names the first tensor.
     """
     for tensor, values in model.state_dict().items():
+        if values.is_floating_point() and values.dtype not in NUMBERS.values():
+            raise UnsupportedModelError(
+                f"model {name!r} is quantized: {tensor} is in {str(values.dtype).removeprefix('torch.')}, which is not "
+                f"supported on this device, or has no scales. Take the model in {', '.join(NUMBERS)}."
+            )
         if values.is_floating_point() and values.numel() and not _is_finite(values):
             number = str(values.dtype).removeprefix("torch.")
             narrow = "Numbers above 65504 do not fit into it: try dtype='bfloat16'. " if number == "float16" else ""

@@ -171,6 +171,30 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         text("generation_config.json", "[3]"),
         "generation_config.json cannot be read",
     ),
+    "a generation config that is an empty list": (
+        text("generation_config.json", "[]"),
+        "generation_config.json cannot be read .TypeError: it holds a list, not an object.*Mend or delete",
+    ),
+    "a generation config that is pairs": (text("generation_config.json", '[["eos_token_id", 5]]'), "holds a list"),
+    **{
+        f"{kind} without a scale": (
+            weights(lambda t, kind=kind: t.update({UP: t[UP].to(kind)})),
+            f"{UP} in {said}, and",
+        )
+        for kind, said in (
+            (torch.int8, "I8"),
+            (torch.bool, "BOOL"),
+            (torch.complex64, "C64"),
+            (torch.float8_e4m3fn, "F8_E4M3"),
+        )
+    },
+    "float8 whose scales are gone": (
+        lambda folder: (
+            weights(lambda t: t.update({UP: t[UP].to(torch.float8_e4m3fn)}))(folder),
+            config(quantization_config={"quant_method": "fp8", "weight_block_size": [128, 128]})(folder),
+        ),
+        f"is quantized: {UP} is in float8_e4m3fn, which is not supported on this device, or has no scales",
+    ),
     "stop tokens in words": (
         config("generation_config.json", eos_token_id="</s>"),
         "eos_token_id=</s> in .* is no whole number or list",
