@@ -21,8 +21,10 @@ from kv_gym.problems.fields import (
     TRACE,
     Fields,
     Reading,
+    described,
     is_known,
     understand,
+    whole,
 )
 from kv_gym.problems.formats import Row, numbered_rows, stem, unit
 from kv_gym.problems.grading import MAX_ANSWER_CHARS
@@ -88,13 +90,14 @@ class Survey:
         if reason:
             self.left_out.setdefault(reason, []).append(number)
             return
+        problem = _problem(problem_id, fields, reading)  # before anything is noted of it: it may be damaged
         first = self.numbers.setdefault(problem_id, number)
         if first != number:
             raise ProblemFileError(
                 f"problem set {self.name!r} has two problems {problem_id!r}, this one and {self.unit} {first}. Give "
                 "each row an id of its own."
             )
-        self.problems.setdefault(split, []).append(_problem(problem_id, fields, reading))
+        self.problems.setdefault(split, []).append(problem)
 
     def _count(self, reading: Reading) -> None:
         for what, found in (("problem", reading.question), ("answer", reading.answer), ("trace", reading.trace)):
@@ -126,10 +129,12 @@ def named(row: Row) -> str:
 
 
 def _split(fields: Fields) -> str:
-    split = fields.label(("split",)) or "test"
+    found = next((value for *_, value in fields.there(("split",))), "test")
+    split = found.strip().lower() if isinstance(found, str) else ""
     if split not in SPLIT_IDS:
+        said = repr(whole(found, "split")[:100]) if isinstance(found, str) else described(found)
         raise ProblemFileError(
-            f"split is {split!r}, which no environment plays. Use {', '.join(SPLIT_IDS)}, or drop the field: all rows "
+            f"split is {said}, which no environment plays. Use {', '.join(SPLIT_IDS)}, or drop the field: all rows "
             "are then of the test split."
         )
     return split

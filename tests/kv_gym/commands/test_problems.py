@@ -70,6 +70,11 @@ def test_columns_that_nothing_is_read_from_are_told(run: Run) -> None:
     assert len(many["fields"]["not used"]) == 50
 
 
+def test_a_damaged_row_alone_is_told_with_its_line(run: Run) -> None:
+    code, out, err = run([{"problem": "q", "answer": "1", "subject": "\udc00"}])
+    assert code == 2 and "line 1" in (told := out + err) and "subject" in told and "Traceback" not in told
+
+
 def test_control_characters_do_not_reach_the_terminal(run: Run) -> None:
     code, out, _ = run(ROWS[1:])
     assert code == 0 and "2 + 2?" in out and "\x1b" not in out

@@ -245,6 +245,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a trace of numbers": (Q | A | {"trace": 3}, "trace is the number 3"),
     "half a trace": (Q | A | {"trace": "\ud800"}, "trace has half a character"),
     "another split": (Q | A | {"split": "dev"}, "split is 'dev', which no environment plays"),
+    "a list of splits": (Q | A | {"split": ["train"]}, "split is a list of 1, which no environment plays"),
+    "a split that is true": (Q | A | {"split": True}, "split is true, which no environment plays"),
 }
 
 

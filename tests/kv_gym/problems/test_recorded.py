@@ -57,6 +57,21 @@ def test_splits_are_those_of_the_rows(write: Write) -> None:
         source.problem("test", 0, 1)
 
 
+def test_splits_are_named_in_capitals_too(write: Write) -> None:
+    row = {"problem": "p", "answer": "1"}
+    source = read_file(write({**row, "split": "Test"}, {**row, "split": " TRAIN"}, {**row, "split": None}))
+    assert (source.size("train"), source.size("test")) == (1, 2)
+
+
+def test_nothing_is_noted_of_a_row_that_turns_out_damaged(write: Write) -> None:
+    damaged = '{"id": "a", "problem": "q", "answer": "1", "subject": "\\udc00"}\n'
+    survey = survey_file(write(damaged), strict=False)
+    assert survey.problems == {} and survey.numbers == {}
+    assert [number for number, _ in survey.wrong] == [1] and "subject" in survey.wrong[0][1]
+    after = survey_file(write(damaged, {"id": "a", "problem": "q", "answer": "1"}), strict=False)
+    assert [number for number, _ in after.wrong] == [1] and len(after.problems["test"]) == 1, "its id is free"
+
+
 def test_an_environment_has_no_more_problems_than_its_set(write: Write) -> None:
     path = str(write({"problem": "p", "answer": "1"}, {"problem": "q", "answer": "1"}))
     assert problem_count(make_config("KVEvict-AIME24-v0", problems=path)) == 2
