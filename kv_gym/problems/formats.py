@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -125,8 +126,23 @@ def _parse(text: bytes, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:  # JSON, UTF-8, huge numbers, deep nesting
-        torn = "" if text.endswith((b"\n", b"}", b"]")) else " The file ends in the middle of it: it was cut off."
+        is_torn = not text.endswith(b"\n") and _ends_early(error)
+        torn = " The file ends in the middle of it: it was cut off." if is_torn else ""
         raise ProblemFileError(f"{where} is not JSON: {str(error)[:200]}.{torn}") from error
+
+
+def _ends_early(error: BaseException) -> bool:
+    """Whether JSON is wrong only because it stops: in a text, a number, a word, or where more must follow."""
+    if isinstance(error, UnicodeDecodeError):
+        return error.reason == "unexpected end of data"
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    rest = error.doc[error.pos :].strip()
+    return (
+        error.msg.startswith("Unterminated string")
+        or any(word.startswith(rest) for word in ("true", "false", "null", "-Infinity", "NaN"))
+        or ("escape" in error.msg and re.fullmatch(r"\\?u?[0-9A-Fa-f]{0,3}", rest) is not None)
+    )
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -85,6 +85,37 @@ def test_windows_marks_of_utf8_are_read_over(tmp_path: Path) -> None:
 GOOD = b'{"problem": "p", "answer": "1"}\n'
 DAMAGED: dict[str, tuple[str, bytes, str]] = {
     "torn": ("a.jsonl", GOOD + GOOD[:-9], r"a\.jsonl, line 2 is not JSON.*it was cut off"),
+    **{
+        f"torn at {end!r}": (name, start + end, "is not JSON.*it was cut off")
+        for name, start in (("a.jsonl", GOOD + b'{"problem": '), ("a.json", b'[{"problem": '))
+        for end in (
+            b"",
+            b'"a',
+            b'"a"',
+            b'"\\',
+            b'"\\u00',
+            b'"\xc3',
+            b"12",
+            b"-",
+            b"tr",
+            b"[",
+            b"[1]",
+            b"[{}",
+            b'"a", "b',
+        )
+    },
+    "a list that is not closed": ("a.json", b"[" + GOOD[:-1], "is not JSON.*it was cut off"),
+    **{
+        f"not torn: {text!r}": (name, text, r"is not JSON: [^.]*\.$")
+        for name in ("a.jsonl", "a.json")
+        for text in (
+            b"what?",
+            b'{"problem": nothing, "answer": "1',
+            b"{'problem': 1",
+            b'{"a": "\\q", "b": "1',
+            b'{"a": "x\n',
+        )
+    },
     "text": ("a.jsonl", GOOD + b"what?\n" + GOOD, r"a\.jsonl, line 2 is not JSON: [^.]*\.$"),
     "no UTF-8": ("a.jsonl", b'{"problem": "\xff"}\n', "line 1 is not JSON: 'utf-8' codec"),
     "a list": ("a.jsonl", b"[1]\n", "line 1 is not a JSON object"),
