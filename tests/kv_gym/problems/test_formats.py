@@ -88,33 +88,13 @@ DAMAGED: dict[str, tuple[str, bytes, str]] = {
     **{
         f"torn at {end!r}": (name, start + end, "is not JSON.*it was cut off")
         for name, start in (("a.jsonl", GOOD + b'{"problem": '), ("a.json", b'[{"problem": '))
-        for end in (
-            b"",
-            b'"a',
-            b'"a"',
-            b'"\\',
-            b'"\\u00',
-            b'"\xc3',
-            b"12",
-            b"-",
-            b"tr",
-            b"[",
-            b"[1]",
-            b"[{}",
-            b'"a", "b',
-        )
+        for end in (b"", b'"a', b'"a"', b'"\\', b'"\\u00', b'"\xc3', b"12", b"-", b"tr", b"[", b"[1]", b'"a", "b')
     },
     "a list that is not closed": ("a.json", b"[" + GOOD[:-1], "is not JSON.*it was cut off"),
     **{
         f"not torn: {text!r}": (name, text, r"is not JSON: [^.]*\.$")
         for name in ("a.jsonl", "a.json")
-        for text in (
-            b"what?",
-            b'{"problem": nothing, "answer": "1',
-            b"{'problem': 1",
-            b'{"a": "\\q", "b": "1',
-            b'{"a": "x\n',
-        )
+        for text in (b"what?", b'{"a": nothing, "b": "1', b"{'a': 1", b'{"a": "\\q"}', b'{"a": "\\u00"}', b'{"a": "x\n')
     },
     "text": ("a.jsonl", GOOD + b"what?\n" + GOOD, r"a\.jsonl, line 2 is not JSON: [^.]*\.$"),
     "no UTF-8": ("a.jsonl", b'{"problem": "\xff"}\n', "line 1 is not JSON: 'utf-8' codec"),
