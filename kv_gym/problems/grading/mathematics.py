@@ -257,9 +257,14 @@ def same_scalars(answer: Any, gold: Any) -> bool:
 
 
 def _with_real_roots(value: Any) -> Any:
-    """The cube root of -8 as -2, and other odd ones: sympy's are the first in the complex plane."""
+    """The cube root of -8 as -2, and other odd ones of real numbers: sympy's are the first in the complex plane."""
+
+    def is_odd_root(part: Any) -> bool:
+        odd = part.is_Pow and part.exp.is_Rational and part.exp.q > 1 and part.exp.q % 2 == 1
+        return bool(odd) and part.base.is_real is not False and not part.base.has(sympy.I)
+
     return value.replace(
-        lambda part: part.is_Pow and part.exp.is_Rational and part.exp.q > 1 and part.exp.q % 2 == 1,
+        is_odd_root,
         lambda part: sympy.sign(part.base) ** part.exp.p * sympy.Abs(part.base) ** part.exp,
     )
 

@@ -134,8 +134,8 @@ _SPELLINGS = [
     (re.compile(rf" ?(?:,? ?{_WRAPPER} ?\{{ ?,? ?(?:and|&) ?\}}|,? ?(?<![A-Za-z\\])and(?![A-Za-z])"
                 r"|\\wedge(?![A-Za-z])) ?"), r" \\land "),
     (re.compile(rf"{_WRAPPER} ?\{{ ?([^{{}}A-Za-z]*) ?\}}"), r"\1"),  # \text{12}, \mathbf{1/2}
-    (re.compile(rf"(?<=[0-9]) ?\^ ?\{{ ?(?:{_WRAPPER} ?\{{ ?)?(st|nd|rd|th) ?\}}(?: ?\}})?"
-                rf"|(?<=[0-9]) ?\^? ?{_WRAPPER} ?\{{ ?(st|nd|rd|th) ?\}}"), r"\1\2"),  # 5^{\text{th}}
+    (re.compile(rf"(?<=[0-9]) ?\^ ?\{{ ?{_WRAPPER} ?\{{ ?(st|nd|rd|th) ?\}} ?\}}"
+                rf"|(?<=[0-9]) ?\^? ?{_WRAPPER} ?\{{ ?(st|nd|rd|th) ?\}}"), r"\1\2"),  # 5^{\text{th}}, not 2^{nd}
     (re.compile(rf"(?<=:[0-9]{{2}}) ?(?:{_WRAPPER} ?\{{ ?)?[aA]\.? ?[mM]\.?(?: ?\}})?$"), r"\\text{ am}"),
     (re.compile(rf"(?<=:[0-9]{{2}}) ?(?:{_WRAPPER} ?\{{ ?)?[pP]\.? ?[mM]\.?(?: ?\}})?$"), r"\\text{ pm}"),
     (re.compile(r" +"), " "),

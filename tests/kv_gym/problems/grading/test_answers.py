@@ -540,7 +540,8 @@ p \land q | p and q
 15 cm^{2} | 15
 15 cm^{2} | 15\text{ cm}^2
 5^{\text{th}} | 5th
-5^{th} | 5\text{th}
+5^{\mathrm{th}} | 5\text{th}
+2^{st} | (2^s)^t
 5^\text{th} | 5th
 \text{all real numbers} | \mathbb{R}
 All real numbers | (-\infty,\infty)
@@ -972,6 +973,8 @@ A and C | A or C
 \sqrt[3]{x^3} | |x|
 \sqrt[4]{x^4} | x
 \sqrt[3]{-x} | \sqrt[3]{x}
+\sqrt[3]{i} | i
+\left(\frac{-1+i\sqrt{3}}{2}\right)^{1/3} | \frac{-1+i\sqrt{3}}{2}
 5 m | 5
 5 m | 5\text{ s}
 5 m | 5\text{ km}
