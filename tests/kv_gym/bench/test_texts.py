@@ -20,6 +20,7 @@ from kv_gym.bench.plan import Bench
 from kv_gym.bench.rows import RowFileError, read_rows
 from kv_gym.bench.texts import OPEN, PACKED, TextFile, answers, read_texts, text_key, unpacked
 from kv_gym.commands import main as cli
+from kv_gym.commands.options import parse_agent
 from kv_gym.engine.records import EpisodeRecord
 from kv_gym.engine.reference import ReferenceStore
 from kv_gym.errors import UnknownNameError
@@ -122,7 +123,7 @@ def test_what_one_lost_and_the_other_solved(folder: Path) -> None:
 def test_the_command_records_the_same_episode(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also with a problem of another seed, behind the env's number of problems, and an agent with other options."""
     agents = [RKV(lam=0.5), FullCache()]
-    options = bench.options | {"problem_seed": 2}
+    options = bench.options | {"problem_seed": 2, "instruction": "a # b: [c"}
     path = tmp_path / "rows.jsonl"
     run_bench(replace(bench, agents=agents, problems=2, problem_seeds=2, options=options, texts=False), path)
     found = read_rows(path)
@@ -131,6 +132,7 @@ def test_the_command_records_the_same_episode(bench: Bench, tmp_path: Path, caps
     command = shlex.split(record_command(Lost(loser, solver), found.runs, str(tmp_path / "out")))
     assert command[:2] == ["kv-gym", "record"] and "rkv,lam=0.5" in command and "problem_seed=3" in command
     assert command[command.index("--problem") + 1] == "1"
+    assert "instruction=a # b: [c" in command, "as it stands: YAML would end at the #"
     typed(*command[1:])
     recorded = [json.loads(gzip.decompress(file.read_bytes())) for file in sorted((tmp_path / "out").iterdir())]
     assert {one["agent"] for one in recorded} == {"rkv", "full"}
@@ -149,6 +151,9 @@ def test_agents_are_said_as_they_are_typed(bench: Bench, folder: Path) -> None:
     of_a_file = {row.agent_sha256: {"parts": {"class": "mine.py:Mine", "options": {"heads": [0, 1]}}}}
     mine = row.model_copy(update={"agent": "mine"})
     assert agent_text(mine, run.model_copy(update={"agents": of_a_file})) == "mine.py:Mine,heads=[0, 1]"
+    options = {"how": "a, b # c", "also": "yes", "none": None, "tau": 1e-7}
+    odd = {row.agent_sha256: {"parts": {"class": "mine.py:Mine", "options": options}}}
+    assert parse_agent(agent_text(mine, run.model_copy(update={"agents": odd}))) == ("mine.py:Mine", options)
 
 
 def test_the_report_lists_them(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
