@@ -14,8 +14,8 @@ from kv_gym.config import EnvConfig
 from kv_gym.engine.capacity import text_capacity
 from kv_gym.engine.golden import MOST_EXACT
 from kv_gym.engine.reading import LOGITS_AT_ONCE, NUMBERS_AT_ONCE, TOKENS_AT_ONCE, queries_at_once
-from kv_gym.engine.shadow import NUMBERS_AT_ONCE as SHADOW_AT_ONCE
 from kv_gym.llm.accumulators import ACCUMULATORS, with_needed
+from kv_gym.llm.attention import CHANNELS
 from kv_gym.llm.cache import FIRST, MOST_SETTLED
 from kv_gym.llm.outline import ModelSizes
 
@@ -204,7 +204,7 @@ class MemoryPlan:
         chunk = min(slots, queries_at_once(some * self.shape.group * slots))
         start = self._states(some * chunk) + self._mask(1, chunk, slots)
         logits = n * window * self.sizes.n_vocabulary * COPIES_OF_LOGITS * FLOAT
-        missed = min(COPIES_OF_ROWS * FLOAT * SHADOW_AT_ONCE, self._rows(n, window, self.capacity))
+        missed = n * self.capacity * self.shape.n_kv_heads * 2 * (self.shape.head_dim + CHANNELS) * self.item
         reading = self._mask(n, window, self.capacity) + max(self._states(n * window), missed, logits)
         return self.slots(n) + max(start, reading, self._growth(n))
 

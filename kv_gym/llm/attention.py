@@ -21,6 +21,7 @@ from kv_gym.errors import UnsupportedModelError
 
 ATTENTION_NAME = "kv_gym_slots"
 CACHE_KWARG = "kv_gym_cache"
+CHANNELS = 8  # that a value gets for its mark
 READING: ContextVar[Any] = ContextVar("READING")
 """The cache that a forward reads into, for models that do not hand `CACHE_KWARG` down to their attention."""
 
@@ -79,12 +80,43 @@ def slot_attention(
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     cache.observe(layer, query, key, scale)
     # The queries of a group share their keys: fold the group into the query axis instead of repeating keys and values.
-    folded = query.reshape(n, n_kv_heads, group * length, width)
-    out = F.scaled_dot_product_attention(folded, key, value, attn_mask=cache.visible(length, group), scale=scale)
+    folded, mask = query.reshape(n, n_kv_heads, group * length, width), cache.visible(length, group)
+    marks = cache.marks(layer)
+    if marks is None:
+        out = F.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scale)
+    else:
+        out, share = attention_with_share(folded, key, value, marks, mask, scale)
+        cache.note(share)
     return out.reshape(n, n_q_heads, length, width).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(ATTENTION_NAME, slot_attention)
+
+
+def attention_with_share(
+    query: Tensor, key: Tensor, value: Tensor, marks: Tensor, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention, and how much of it goes to marked slots, without ever writing the attention down.
+
+    The marks are one more channel of the values, so the softmax's weights sum them up; zeros fill the others up to a
+    width that fast kernels take.
+
+    Args:
+        query: [N, H_kv, T, D].
+        key: [N, H_kv, S, D].
+        value: [N, H_kv, S, D].
+        marks: 1 or 0, [N, H_kv, S].
+        mask: As `scaled_dot_product_attention` takes it.
+        scale: Factor on the logits.
+
+    Returns:
+        (output [N, H_kv, T, D], share [N, H_kv, T], 0 to 1).
+    """
+    width = value.shape[-1]
+    more = F.pad(marks[..., None].to(value.dtype), (0, CHANNELS - 1))
+    query, key = F.pad(query, (0, CHANNELS)), F.pad(key, (0, CHANNELS))
+    out = F.scaled_dot_product_attention(query, key, torch.cat([value, more], -1), attn_mask=mask, scale=scale)
+    return out[..., :width], out[..., width]
 
 
 def attention_rows(query: Tensor, key: Tensor, visible: Tensor, scale: float) -> Tensor:

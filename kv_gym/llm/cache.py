@@ -209,6 +209,10 @@ class SlotCache(Cache):
             queries = self.positions[layer, :, 0, start:stop]  # those of the slots: nothing is evicted yet
             accumulate(current, rows, queries[:, None, :, None], torch.arange(start, stop, device=key.device) + 1)
 
+    def marks(self, layer: int) -> None:
+        """Nobody asks what is paid to some of its slots while it reads."""
+        return None
+
     def visible(self, length: int, group: int) -> Tensor | None:
         """Which slots the queries of this forward see, [group * T, S]; None means all."""
         if self._one_by_one:
@@ -350,6 +354,9 @@ class FullCache(Cache):
     Attributes:
         rows: The episodes that the next forwards read, [R]; all of them at first.
         observer: Called as observer(layer, query [N, H_q, T, D], key [N, H_kv, S, D], scale) at every attention.
+        live: Slots that another cache still holds, [L, R, H_kv, K]; what the others get is then found in `missed`.
+        missed: Attention that went to those others, a layer each, [R, H_kv]: mean over the queries of a forward and the
+            GQA group.
     """
 
     def __init__(self, shape: CacheShape, n: int, capacity: int) -> None:
@@ -357,6 +364,8 @@ class FullCache(Cache):
         super().__init__(layers=[_Layer(self, index) for index in range(shape.n_layers)])
         self.keys, self.values = self._empty(min(capacity, FIRST)), self._empty(min(capacity, FIRST))
         self.observer: Observer | None = None
+        self.live: Tensor | None = None
+        self.missed: list[Tensor] = []
         self.length = 0
         self._positions = torch.zeros(n, 0, dtype=torch.long, device=shape.device)
         self.rows = torch.arange(n, device=shape.device)
@@ -410,6 +419,17 @@ class FullCache(Cache):
         if self.observer is not None:
             self.observer(layer, query, key, scale)
 
+    def marks(self, layer: int) -> Tensor | None:
+        """1 where a slot is not live, [R, H_kv, S]; None where nobody asks."""
+        if self.live is None:
+            return None
+        slots = self.live[layer]
+        return torch.ones(*slots.shape[:-1], self.length, device=slots.device).scatter_(-1, slots, 0)
+
+    def note(self, share: Tensor) -> None:
+        """Keep what the queries of a layer paid to marked slots, [R, H_kv, group * T]."""
+        self.missed.append(share.float().mean(-1))
+
     def seen(self) -> Tensor:
         """Which slots the queries of this forward may see, [R, 1, 1, T, S] bool; R is 1 if all are at one place."""
         slots, positions = torch.arange(self.length, device=self.shape.device), self._positions
@@ -418,7 +438,9 @@ class FullCache(Cache):
         return (slots <= positions[..., None])[:, None, None]
 
     def visible(self, length: int, group: int) -> Tensor | None:
-        """The same for queries folded by group, [R, 1, group * T, S]; R may be 1."""
-        if group not in self._visible:
-            self._visible[group] = self.seen()[:, 0].repeat(1, 1, group, 1)
+        """The same for queries folded by group, [R, 1, group * T, S], 0 or -inf: added to logits; R may be 1."""
+        if group not in self._visible:  # as numbers: each layer would turn it into them again
+            hidden = ~self.seen()[:, 0].repeat(1, 1, group, 1)
+            self._visible[group] = torch.zeros(hidden.shape, dtype=self.shape.dtype, device=hidden.device)
+            self._visible[group].masked_fill_(hidden, -math.inf)
         return self._visible[group]

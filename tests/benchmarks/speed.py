@@ -9,7 +9,8 @@ Against kvpress's `DecodingPress` with SnapKV, where it is installed (``make bui
 side by side; and prompts as they come, which kvpress takes one by one and we all at once.
 
 Agents against each other: they take turns too, a few windows each, and time is the processor's, so that other programs
-on the machine weigh little.
+on the machine weigh little. So is that of a window with the full cache that reads along, at the end of a long text; and
+that of a replayed trace against reading it in equal chunks with the full cache, if `--model` and `--traces` are given.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import copy
 import json
 import statistics
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -25,7 +27,12 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from torch import Tensor
+from transformers import DynamicCache
 from transformers.utils import logging as transformers_logging
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tensor_bytes import made_up
 
 from kv_gym.agents import AgentLike, load_agent, prepare_agent, queries_of
 from kv_gym.bench.scoring import keep_scores
@@ -36,9 +43,10 @@ from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import EMBEDDED, load_llm
 from kv_gym.problems import Problem, problem_source
 
-ENV = "KVEvict-AIME-v0"
+ENV, TRACES = "KVEvict-AIME-v0", "KVEvict-Traces-v0"
 MODEL = "tiny"
 AGENTS = ("snapkv", "h2o", "rkv", "foresight", "transfer", "ppo")
+REPLAYED = ("snapkv", "rkv", "h2o")
 KVPRESS = Path("build/kvpress/bin/python")
 ALONE = 4  # prompts that kvpress takes one by one
 Row = dict[str, Any]
@@ -185,6 +193,69 @@ def agents_beside(llm: FrozenLLM, width: int, budget: int, every: int, rounds: i
     ]  # fmt: skip
 
 
+def with_shadow(llm: FrozenLLM, tokens: int, windows: int) -> Row:
+    """CPU milliseconds of the last windows of a long text, with and without the full cache that reads along."""
+    found = {}
+    for shadow in (False, True):
+        config = make_config(
+            ENV, mode="replay", budget=512, evict_every=128, shadow=shadow, max_new_tokens=tokens - 64,
+            max_prompt_tokens=64,
+        )  # fmt: skip
+        batch, agent, spent = EpisodeBatch(llm, config, 1, ()), load_agent("streaming"), []
+        batch.reset([0], made_up(config, 1, llm.n_vocabulary), [0])
+        batch.drop_answers()
+        while batch.active.any():
+            with torch.no_grad():
+                scores = keep_scores(agent, batch.slots())
+            begin = time.process_time()
+            batch.step(scores)
+            spent.append(time.process_time() - begin)
+            batch.drop_answers()
+        found[shadow] = 1000 * statistics.median(spent[-windows:])
+    ratio = found[True] / found[False]
+    return {"tokens": tokens, "ms": round(found[False]), "ms_with_shadow": round(found[True]), "ratio": round(ratio, 2)}
+
+
+def prefilled(model: torch.nn.Module, tokens: Tensor, chunk: int) -> float:
+    """CPU seconds in which transformers reads a text [1, T] in chunks, with its full cache and all logits."""
+    cache, begin = DynamicCache(), time.process_time()
+    with torch.no_grad():
+        for part in tokens.split(chunk, dim=1):
+            model(input_ids=part, past_key_values=cache, use_cache=True)
+    return time.process_time() - begin
+
+
+def replayed(llm: FrozenLLM, config: EnvConfig, agent: AgentLike, reference: Reference) -> float:
+    """CPU seconds in which we do, evicting; the answer is left out."""
+    begin = time.process_time()
+    batch = started(llm, config, agent, [reference])
+    with torch.no_grad():
+        batch.drop_answers()
+        while batch.active.any():
+            batch.step(keep_scores(agent, batch.slots()))
+            batch.drop_answers()
+    return time.process_time() - begin
+
+
+def against_prefill(model: str, traces: Path, rounds: int) -> list[Row]:
+    """Replay one recorded trace at 512 slots, and read it in equal chunks with the full cache."""
+    config = make_config(TRACES, model=model, problems=str(traces), dtype="float32", shadow=False)
+    llm, source = load_llm(model, dtype="float32"), problem_source(config.problems)
+    reference = ReferenceStore(llm, config).get([source.problem(config.split, 0, 0)])[0]
+    plain = copy.deepcopy(llm.model)
+    plain.set_attn_implementation("sdpa")
+    agents = [load_agent(name) for name in REPLAYED]
+    ratios: dict[str, list[float]] = {name: [] for name in REPLAYED}
+    for _ in range(rounds):
+        bare = prefilled(plain, reference.tokens[None], config.evict_every)
+        for agent in agents:
+            ratios[agent.name].append(replayed(llm, config, agent, reference) / bare)
+    return [
+        {"agent": name, "tokens": len(reference), "time_of_prefill": round(statistics.median(found), 2)}
+        for name, found in ratios.items()
+    ]
+
+
 def table(rows: list[Row]) -> str:
     """Rows as a Markdown table."""
     names = [name for name in rows[0] if name != "ratios"]
@@ -198,6 +269,8 @@ def main(
     tokens: Annotated[int, typer.Option(help="New tokens per episode.")] = 608,
     rounds: Annotated[int, typer.Option(help="Turns each side takes.")] = 5,
     kvpress: Annotated[Path, typer.Option(help="python of an environment that has kvpress.")] = KVPRESS,
+    model: Annotated[str, typer.Option(help="Model that replays a trace.")] = "",
+    traces: Annotated[Path | None, typer.Option(help="File of recorded traces for it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure and print."""
@@ -217,6 +290,9 @@ def main(
         found["kvpress"] = [
             against_kvpress(llm, other, alike, c, tokens, rounds) for alike in (True, False) for c in compiles
         ]
+    found["shadow"] = [with_shadow(llm, tokens, windows=8) for tokens in (4096, 16384)]
+    if model and traces:
+        found["replay"] = against_prefill(model, traces, rounds)
     if as_json:
         print(json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__} | found))
         return
