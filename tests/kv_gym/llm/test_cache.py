@@ -124,4 +124,4 @@ def test_rows_that_stand_at_one_place_share_a_mask():
     one = cache.visible(2, SHAPE.group)
     assert each.shape == (3, 1, 4, 6) and one.shape == (1, 1, 4, 6)
     assert torch.equal(one.expand_as(each), each)
-    assert one[0, 0].int().tolist() == [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]] * 2
+    assert one[0, 0].eq(0).int().tolist() == [[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]] * 2
