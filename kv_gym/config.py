@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model, model_validator
 
-from kv_gym.errors import BudgetError, ConfigError, unknown_name
+from kv_gym.errors import BudgetError, ConfigError, UnknownOptionError, unknown_name
 from kv_gym.registry import CONFIG_FOLDER, env_ids
 from kv_gym.rewards import reward_settings
 
@@ -255,12 +255,13 @@ def make_config(env_id: str, **options: Any) -> EnvConfig:
     """Return the settings of an environment with `options` on top.
 
     Raises:
-        UnknownNameError: An option does not exist.
+        UnknownOptionError: An option does not exist.
         ConfigError: A value is not allowed; BudgetError when protection fills the budget.
     """
     for name in options:
         if name not in EnvConfig.model_fields:
-            raise unknown_name("option", name, EnvConfig.model_fields, fix=f"See `kv-gym envs --page {env_id}`.")
+            see = f"See `kv-gym envs --page {env_id}`."
+            raise unknown_name("option", name, EnvConfig.model_fields, see, UnknownOptionError)
     action = options.get("action")
     if isinstance(action, str) and action == "slot":
         options = {"evict_every": 1, **options}

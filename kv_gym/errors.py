@@ -30,6 +30,10 @@ class UnknownNameError(KVGymError, ValueError):
     """A name (of a model, agent, problem, option ...) is not known."""
 
 
+class UnknownOptionError(UnknownNameError, TypeError):
+    """A setting does not exist: to Python, an unexpected keyword argument."""
+
+
 class UnsupportedModelError(KVGymError):
     """The model's attention cannot be evicted slot by slot, or its files are damaged or do not belong together."""
 
@@ -54,13 +58,15 @@ class ActionError(KVGymError, ValueError):
     """An action is outside the action space."""
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str], fix: str = "") -> UnknownNameError:
+def unknown_name(
+    kind: str, name: object, known: Iterable[str], fix: str = "", error: type[UnknownNameError] = UnknownNameError
+) -> UnknownNameError:
     """Build the error for an unknown name, with the nearest known one."""
     names = sorted(known)
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     tail = f" {fix}" if fix else ""
-    return UnknownNameError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.{tail}")
+    return error(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.{tail}")
 
 
 def half_character(text: str) -> str:

@@ -40,7 +40,7 @@ def make_action_space(config: EnvConfig, shape: tuple[int, ...]) -> spaces.Space
     if config.action == "slot":
         return spaces.Discrete(config.slots)
     if config.action == "mask":
-        return spaces.MultiBinary(shape)
+        return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)  # a number, where libraries want one
     return spaces.Box(-1.0, 1.0, shape, np.float32)
 
 

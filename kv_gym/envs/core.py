@@ -21,7 +21,7 @@ from kv_gym.engine.memory import Asked, MemoryPlan, widest
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.envs.actions import check_action, decision_shape, keep_scores, make_action_space
 from kv_gym.envs.observations import Observation, make_observation_space, observe, own_array
-from kv_gym.errors import ActionError, ConfigError, unknown_name
+from kv_gym.errors import ActionError, ConfigError, UnknownOptionError, unknown_name
 from kv_gym.llm.device import free_memory, usable
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_llm
@@ -169,7 +169,7 @@ class EvictionCore:
     def __init__(self, env_id: str, n: int, options: dict[str, Any], render_mode: str | None) -> None:
         if render_mode is not None and render_mode not in METADATA["render_modes"]:
             raise ConfigError(f"render_mode={render_mode!r} is not one of None, {', '.join(METADATA['render_modes'])}.")
-        self.config, self.n = make_config(env_id, **options), n
+        self.config, self.n = settings(env_id, options), n
         self.llm = load_llm(self.config.model, self.config.revision, self.config.dtype, self.config.device)
         self.problems = ProblemSet(self.llm, self.config)
         sizes = self.llm.shape
@@ -251,6 +251,10 @@ class EvictionCore:
         self._terms = {name: own_array(result.terms[name].double()) for name in TERMS}
         return result
 
+    def stop(self, rows: Sequence[int]) -> None:
+        """End episodes where they are, without an answer."""
+        self.batch.active[list(rows)] = False
+
     def reference(self, row: int) -> Reference:
         """Return what the episode in `row` starts from.
 
@@ -312,6 +316,20 @@ class EvictionCore:
             self.reference(row)
         assert self._frames is not None
         return self._frames.frames(range(self.n))
+
+
+def settings(env_id: str, options: dict[str, Any]) -> EnvConfig:
+    """Return the settings of an env. One that does not exist is refused in Python's words: libraries look for them.
+
+    Raises:
+        UnknownOptionError: An option does not exist.
+        ConfigError: A value is not allowed; BudgetError when protection fills the budget.
+    """
+    try:
+        return make_config(env_id, **options)
+    except UnknownOptionError as error:
+        name = next(name for name in options if name not in EnvConfig.model_fields)
+        raise UnknownOptionError(f"__init__() got an unexpected keyword argument {name!r}: {error}") from None
 
 
 def reset_options(options: dict[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:

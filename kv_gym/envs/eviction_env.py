@@ -184,7 +184,7 @@ class KVEvictEnv(gymnasium.Env[dict[str, Any], Any], EzPickle):
             ResetNeeded: There is no episode under way.
         """
         if not self._running:
-            raise ResetNeeded("No episode is under way: it has ended or never began. Call env.reset() first.")
+            raise ResetNeeded("No episode is under way: it has ended, or never began as in a copy. Call env.reset().")
         result = self.core.step([action])
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         self._running = not (terminated or truncated)

@@ -1,7 +1,7 @@
 """What an observation holds: one flat Dict of arrays of fixed shape.
 
-`protected` is a MultiBinary, not a bool Box: both checkers take it, SB3 feeds it to networks as it is, and it warns
-about any Box that is neither a vector nor an image.
+`protected` is a Box of 0 and 1: libraries that normalise or stack observations take boxes alone, and some know no
+MultiBinary of several axes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def make_observation_space(config: EnvConfig, llm: CacheShape, shape: tuple[int,
     parts: dict[str, spaces.Space] = {
         "slots": spaces.Box(-LIMIT, LIMIT, (*shape, len(COLUMNS)), np.float32),
         "context": spaces.Box(-LIMIT, LIMIT, (len(CONTEXT),), np.float32),
-        "protected": spaces.MultiBinary(shape),
+        "protected": spaces.Box(0, 1, shape, np.int8),
     }
     if config.observe_kv:
         for name in ("keys", "values"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium.error import ResetNeeded
-from gymnasium.utils import seeding
+from gymnasium.utils import EzPickle, seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -16,36 +16,36 @@ from kv_gym.envs.core import METADATA, EvictionCore, Info, reset_options
 from kv_gym.envs.observations import Observation, select_row
 from kv_gym.errors import ConfigError
 
-MODES = (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
+MOST_ENVS, MOST_STEPS = 2**16, 2**31
 
 
-MOST_ENVS = 2**16
-
-
-def check_count(num_envs: Any) -> int:
-    """Return the number of rows.
+def check_count(name: str, number: Any, most: int) -> int:
+    """Return a number of something.
 
     Raises:
-        ConfigError: It is none, or not one that a machine can hold.
+        ConfigError: It is none, or more than `most`.
     """
-    count = plain(num_envs)
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_ENVS:
-        raise ConfigError(f"num_envs={num_envs!r} is not allowed: give an integer from 1 to {MOST_ENVS}.")
+    count = plain(number)
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+        raise ConfigError(f"{name}={number!r} is not allowed: give an integer from 1 to {most}.")
     return count
 
 
-class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray]):
+class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray], EzPickle):
     """`KVEvictEnv` times `num_envs`, in lockstep. Row i with seed s is the single environment with seed s.
 
-    Every row has its own random generator, so its episodes do not depend on how many others there are.
+    Every row has its own random generator, so its episodes do not depend on how many others there are. A copy, or what
+    comes out of a pickle, is a new environment with the same arguments: it begins with `reset`.
 
     Args:
         env_id: Names the page in `envs_configs` the settings start from.
         num_envs: Rows.
         autoreset_mode: `SameStep`: a row that ends starts anew in the same step, and what it ended with is in
-            `infos["final_obs"]` and `infos["final_info"]`. `Disabled`: reset it yourself with
+            `infos["final_obs"]` and `infos["final_info"]`. `NextStep`: it starts anew in the next step, which ignores
+            its action and gives no reward. `Disabled`: reset it yourself with
             ``reset(options={"reset_mask": ended})`` before the next step.
         render_mode: None, `rgb_array`, `human` or `ansi`, as in `KVEvictEnv`, for each row.
+        max_episode_steps: Truncate episodes after so many steps; no answer is scored then.
         **options: Fields of `kv_gym.config.EnvConfig`.
 
     Raises:
@@ -61,10 +61,14 @@ class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray]):
         num_envs: int = 1,
         autoreset_mode: str | AutoresetMode = "SameStep",
         render_mode: str | None = None,
+        max_episode_steps: int | None = None,
         **options: Any,
     ) -> None:
-        num_envs = check_count(num_envs)
+        EzPickle.__init__(self, env_id, num_envs, autoreset_mode, render_mode, max_episode_steps, **options)
+        num_envs = check_count("num_envs", num_envs, MOST_ENVS)
         self.autoreset_mode = check_mode(autoreset_mode)
+        given = max_episode_steps is not None
+        self._most_steps = check_count("max_episode_steps", max_episode_steps, MOST_STEPS) if given else MOST_STEPS
         self.core = EvictionCore(env_id, num_envs, options, render_mode)
         self.num_envs, self.render_mode = num_envs, render_mode
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
@@ -75,6 +79,7 @@ class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray]):
         self._rngs: list[np.random.Generator | None] = [None] * num_envs
         self._seeds: list[int] = [-1] * num_envs
         self._idle = np.ones(num_envs, dtype=np.bool_)  # rows without an episode under way
+        self._steps = np.zeros(num_envs, dtype=np.int64)  # of the episodes
         self._started = False
 
     @property  # type: ignore[misc]
@@ -132,7 +137,7 @@ class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray]):
         self._idle[rows] = True
         rngs = [self._rng(row, seed) for row, seed in zip(rows, seeds, strict=True)]
         self.core.reset(rows, rngs, problems)
-        self._idle[rows] = False
+        self._idle[rows], self._steps[rows] = False, 0
 
     def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Evict in every row, then let the LLM write `evict_every` tokens in each.
@@ -142,15 +147,16 @@ class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray]):
             ScoreError: A score is NaN.
             ResetNeeded: A row has no episode under way.
         """
-        if self._idle.any():
+        again = np.flatnonzero(self._idle).tolist()  # where the step is a reset
+        if again and not (self._started and self.autoreset_mode is AutoresetMode.NEXT_STEP):
             raise ResetNeeded(
-                f"rows {np.flatnonzero(self._idle).tolist()} have no episode under way. Call reset() first; with "
-                "autoreset_mode='Disabled' reset ended rows by reset(options={'reset_mask': ended})."
+                f"rows {again} have no episode under way. Call reset() first; with autoreset_mode='Disabled' reset "
+                "ended rows by reset(options={'reset_mask': ended})."
             )
-        result = self.core.step(actions)
-        reward = np.array(result.reward.cpu().numpy(), dtype=np.float64)
-        terminated, truncated = (np.array(ends.cpu().numpy()) for ends in (result.terminated, result.truncated))
+        reward, terminated, truncated = self._play(actions)
         self._idle = terminated | truncated
+        if again:
+            self._start(again, [None] * len(again), [None] * len(again))
         observation, row_infos = self.core.look()
         finals: dict[int, Info] = {}
         ended = np.flatnonzero(self._idle).tolist()
@@ -159,6 +165,18 @@ class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray]):
             self._start(ended, [None] * len(ended), [None] * len(ended))
             observation, row_infos = self.core.look()
         return observation, reward, terminated, truncated, self._merge(finals, row_infos)
+
+    def _play(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Play the rows that run; return (rewards, terminated, truncated)."""
+        if self._idle.all():
+            return np.zeros(self.num_envs), np.zeros_like(self._idle), np.zeros_like(self._idle)
+        result = self.core.step(actions)
+        reward = np.array(result.reward.cpu().numpy(), dtype=np.float64)
+        terminated, truncated = (np.array(ends.cpu().numpy()) for ends in (result.terminated, result.truncated))
+        self._steps += ~self._idle
+        late = ~self._idle & ~terminated & ~truncated & (self._steps >= self._most_steps)
+        self.core.stop(np.flatnonzero(late).tolist())
+        return reward, terminated, truncated | late
 
     def _merge(self, finals: dict[int, Info], row_infos: list[Info]) -> dict[str, Any]:
         infos: dict[str, Any] = {}
@@ -214,9 +232,8 @@ def check_mode(mode: str | AutoresetMode) -> AutoresetMode:
     Raises:
         ConfigError: It is not supported.
     """
-    if mode not in (*MODES, *(known.value for known in MODES)):
-        raise ConfigError(
-            f"autoreset_mode={mode!r} is not one of {', '.join(repr(known.value) for known in MODES)}. Use one of "
-            "those; NextStep throws a step of the LLM away."
-        )
-    return AutoresetMode(mode)
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        known = ", ".join(repr(mode.value) for mode in AutoresetMode)
+        raise ConfigError(f"autoreset_mode={mode!r} is not one of {known}.") from None

@@ -9,7 +9,7 @@ import pytest
 
 import kv_gym  # noqa: F401
 from kv_gym.config import EnvConfig, env_page, make_config
-from kv_gym.errors import BudgetError, ConfigError, KVGymError, UnknownNameError
+from kv_gym.errors import BudgetError, ConfigError, KVGymError, UnknownNameError, UnknownOptionError
 from kv_gym.registry import env_ids
 
 ENV = "KVEvict-AIME-v0"
@@ -17,7 +17,7 @@ ENV = "KVEvict-AIME-v0"
 MISTAKES: dict[str, tuple[dict[str, Any], type[KVGymError], str]] = {
     "unknown option": (
         {"bugdet": 64},
-        UnknownNameError,
+        UnknownOptionError,
         "option 'bugdet'. Did you mean 'budget'.*Known: .*See `kv-gym envs --page KVEvict-AIME-v0`",
     ),
     "protection fills the budget": (

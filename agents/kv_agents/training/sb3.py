@@ -6,12 +6,14 @@ which order slots come, and a trained one can be saved as a checkpoint and run l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers.vector import DictInfoToList
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -20,7 +22,6 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from torch import Tensor, nn
 
 from kv_agents.learned.scorer import Scorer, ScorerConfig
-from kv_gym.envs.vector_env import KVEvictVectorEnv
 from kv_gym.errors import ConfigError
 
 
@@ -28,27 +29,32 @@ class SlotVecEnv(VecEnv):
     """A `KVEvictVectorEnv` as stable-baselines3 wants it.
 
     Args:
-        env: With `autoreset_mode="SameStep"`, so that a row that ends starts anew at once.
+        env: With `autoreset_mode="SameStep"`, so that a row that ends starts anew at once. Gymnasium's wrappers for
+            vector environments may lie around it.
 
     Raises:
         ConfigError: Another autoreset mode.
     """
 
-    def __init__(self, env: KVEvictVectorEnv) -> None:
-        if env.autoreset_mode.value != "SameStep":
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        mode = AutoresetMode(env.metadata["autoreset_mode"])
+        if mode is not AutoresetMode.SAME_STEP:
             raise ConfigError(
-                f"autoreset_mode={env.autoreset_mode.value!r}: stable-baselines3 expects ended rows to start anew in "
-                "the same step. Build the environment with autoreset_mode='SameStep'."
+                f"autoreset_mode={mode.value!r}: stable-baselines3 expects ended rows to start anew in the same step. "
+                "Build the environment with autoreset_mode='SameStep'."
             )
         self.env = env
+        self._listed = DictInfoToList(env)
         self._actions: np.ndarray | None = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> VecEnvObs:
-        """Start all rows, with the seeds given to `seed` if there were any."""
+        """Start all rows, with the seeds and options given to `seed` and `set_options` if there were any."""
         seeds: Any = self._seeds if any(seed is not None for seed in self._seeds) else None
-        observation, _ = self.env.reset(seed=seeds)
+        observation, infos = self._listed.reset(seed=seeds, options=together(self._options))
+        self.reset_infos = [told(info) for info in infos]
         self._reset_seeds()
+        self._reset_options()
         return observation
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -56,16 +62,16 @@ class SlotVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Play them. Ended rows come with `terminal_observation`, `TimeLimit.truncated` and `is_success`."""
-        observation, reward, terminated, truncated, infos = self.env.step(self._actions)
+        """Play them. Infos are those of the environment without hindsight, of the ended episode where one ends.
+
+        Ended rows also come with `terminal_observation` and `TimeLimit.truncated`.
+        """
+        observation, reward, terminated, truncated, infos = self._listed.step(self._actions)
         ended = terminated | truncated
-        rows: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        rows = [told(info["final_info"] if end else info) for info, end in zip(infos, ended, strict=True)]
         for row in np.flatnonzero(ended).tolist():
-            rows[row] = {
-                "terminal_observation": infos["final_obs"][row],
-                "TimeLimit.truncated": bool(truncated[row] and not terminated[row]),
-                "is_success": bool(infos["final_info"]["is_success"][row]),
-            }
+            rows[row]["terminal_observation"] = infos[row]["final_obs"]
+            rows[row]["TimeLimit.truncated"] = bool(truncated[row] and not terminated[row])
         return observation, reward.astype(np.float32), ended, rows
 
     def close(self) -> None:
@@ -78,11 +84,11 @@ class SlotVecEnv(VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Set it for all rows: they share one environment."""
-        setattr(self.env, attr_name, value)
+        setattr(self.env.unwrapped, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
         """Call a method that returns one value for each row, such as `action_masks`."""
-        values = getattr(self.env, method_name)(*args, **kwargs)
+        values = getattr(self.env.unwrapped, method_name)(*args, **kwargs)
         return [values[row] for row in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
@@ -90,8 +96,25 @@ class SlotVecEnv(VecEnv):
         return [False] * len(list(self._get_indices(indices)))
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """There are none."""
-        return [None] * self.num_envs
+        """A picture of each row with `render_mode="rgb_array"`, else none."""
+        pictures: Any = self.env.render() if self.render_mode == "rgb_array" else None
+        return [None] * self.num_envs if pictures is None else list(pictures)
+
+
+def together(options: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What stable-baselines3 keeps a row each, as one `options` of `reset`: the problem of each row.
+
+    Raises:
+        ConfigError: An option other than `problem`.
+    """
+    for name in {name for each in options for name in each} - {"problem"}:
+        raise ConfigError(f"set_options: {name!r} is not an option of a row. There is 'problem', an index.")
+    return {"problem": [each.get("problem") for each in options]} if any(options) else None
+
+
+def told(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The info of a row without what an agent may not know, nor the ended episode's."""
+    return {name: value for name, value in info.items() if name not in ("hindsight", "final_info", "final_obs")}
 
 
 class Critic(nn.Module):

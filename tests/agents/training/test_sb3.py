@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from kv_agents.learned import checkpoints
 from kv_agents.training.course import Course
 from kv_agents.training.ppo import PPORecipe, PPOTrainer
 from kv_agents.training.sb3 import SlotPolicy, SlotVecEnv, slot_scores
 from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from kv_gym.engine.features import COLUMNS
 from kv_gym.envs.vector_env import KVEvictVectorEnv
@@ -46,8 +48,38 @@ def test_adapter_gives_what_the_vector_environment_gives() -> None:
             assert rows[row]["TimeLimit.truncated"] == bool(truncated[row] and not terminated[row])
             assert np.array_equal(rows[row]["terminal_observation"]["slots"], infos["final_obs"][row]["slots"])
             assert rows[row]["is_success"] == infos["final_info"]["is_success"][row]
-        assert all(rows[row] == {} for row in np.flatnonzero(~ended))
+        for row in np.flatnonzero(~ended):
+            assert rows[row]["reward_terms"]["loss_spike"] == infos["reward_terms"]["loss_spike"][row]
+            assert rows[row]["problem"] == infos["problem"][row] and not rows[row]["is_success"]
+        assert not any("hindsight" in row for row in rows)
     assert ends >= 3
+
+
+def test_options_reach_the_next_reset() -> None:
+    env = make_env()
+    env.set_options([{"problem": 2}, {"problem": 0}, {}])
+    env.seed(0)
+    env.reset()
+    names = [info["problem"] for info in env.reset_infos]
+    assert names[:2] == ["aime/train/0/2", "aime/train/0/0"]
+    env.seed(0)
+    env.reset()  # options hold for one reset
+    assert [info["problem"] for info in env.reset_infos][2] == names[2]
+    assert [info["problem"] for info in env.reset_infos] != names
+    env.set_options({"problems": 2})
+    with pytest.raises(ConfigError, match="'problems' is not an option of a row"):
+        env.reset()
+
+
+def test_wrapped_environments_and_stable_baselines3_own_wrappers() -> None:
+    inner = KVEvictVectorEnv("KVEvict-AIME-v0", 2, granularity="token", render_mode="rgb_array", **SMALL)
+    env = VecNormalize(VecFrameStack(SlotVecEnv(RecordEpisodeStatistics(inner)), n_stack=2))
+    observation = env.reset()
+    assert isinstance(observation, dict) and observation["protected"].shape == (2, 2 * 32)
+    for _ in range(12):
+        env.step(np.stack([env.action_space.sample() for _ in range(2)]))
+    assert env.render().shape[-1] == 3  # type: ignore[union-attr]
+    assert len(env.get_images()) == 2 and env.get_images()[0].shape == (720, 1280, 3)  # type: ignore[union-attr]
 
 
 def test_adapter_needs_rows_that_start_anew() -> None:

@@ -1,8 +1,10 @@
-"""The vector environment: each row is a single environment, and Gymnasium's two autoreset modes."""
+"""The vector environment: each row is a single environment, in Gymnasium's three autoreset modes."""
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from typing import Any
 
 import gymnasium
@@ -14,7 +16,14 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from gymnasium.wrappers.vector import (
+    FilterObservation,
+    FlattenObservation,
+    NormalizeObservation,
+    NormalizeReward,
+    RecordEpisodeStatistics,
+    TransformObservation,
+)
 from small_env import ENV, FORMS, Offline
 
 import kv_gym  # noqa: F401
@@ -258,19 +267,101 @@ def test_first_reset_must_be_of_all() -> None:
         env.step(env.action_space.sample())
 
 
+# --- Next step ---------------------------------------------------------------------------------------------------
+
+
+def test_next_step_is_what_gymnasium_does() -> None:
+    ours = make(2, autoreset_mode="NextStep")
+    envs = [lambda: gymnasium.make(ENV, **SMALL) for _ in range(2)]
+    theirs = SyncVectorEnv(envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+    assert_near(ours.reset(seed=3)[0], theirs.reset(seed=3)[0])
+    ended, together = 0, 0
+    actions = theirs.action_space
+    actions.seed(0)
+    for step in range(40):
+        if step == 4:  # both end in this step, so the next one is nothing but resets
+            for batch in (ours.core.batch, *(env.unwrapped.core.batch for env in theirs.envs)):  # type: ignore[attr-defined]
+                batch.texts.end[:] = batch.texts.length + 4
+        chosen = actions.sample()
+        mine, other = ours.step(chosen), theirs.step(chosen)
+        for one, two in zip(mine[:4], other[:4], strict=True):
+            assert_near(one, two)
+        ended += int((mine[2] | mine[3]).sum())
+        together += bool((mine[2] | mine[3]).all())
+        assert_near(mine[4]["n_tokens"], other[4]["n_tokens"])
+    assert ended > 3 and together
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "modes"),
+    [
+        (FlattenObservation, ("NextStep", "Disabled")),
+        (lambda env: FilterObservation(env, ["slots", "context"]), ("NextStep", "Disabled")),
+        (lambda env: TransformObservation(env, dict), ("NextStep", "Disabled")),
+        (lambda env: NormalizeObservation(FlattenObservation(env)), ("NextStep",)),
+        (NormalizeReward, ("NextStep", "SameStep", "Disabled")),
+        (RecordEpisodeStatistics, ("NextStep", "SameStep", "Disabled")),
+    ],
+)
+def test_gymnasiums_wrappers_for_vector_environments(wrapper: Any, modes: tuple[str, ...]) -> None:
+    """As docs/libraries.md has them."""
+    for mode in ("NextStep", "SameStep", "Disabled"):
+        env = make(2, autoreset_mode=mode)
+        if mode not in modes:
+            with pytest.raises(ValueError, match="Expected"):
+                wrapper(env).reset(seed=0)
+            continue
+        env = wrapper(env)
+        observation, _ = env.reset(seed=0)
+        for _ in range(3):
+            observation, *_ = env.step(env.action_space.sample())
+        assert observation in env.observation_space or not isinstance(observation, np.ndarray)
+
+
+# --- Length ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_episodes_can_be_cut_off(mode: str) -> None:
+    """Unlike at the end of a text, no answer is scored."""
+    env = gymnasium.make_vec(ENV, num_envs=2, max_episode_steps=2, autoreset_mode=mode, **SMALL)
+    _, _ = env.reset(seed=0)
+    cuts = []
+    for _ in range(6):
+        _, _, terminated, truncated, infos = env.step(env.action_space.sample())
+        assert not terminated.any()
+        cuts.append(truncated.all())
+        if mode == "SameStep" and truncated.all():
+            assert not infos["final_info"]["is_success"].any()
+    assert cuts == ([False, True, False] * 2 if mode == "NextStep" else [False, True] * 3)
+    with pytest.raises(ConfigError, match="max_episode_steps=0 is not allowed"):
+        make(1, max_episode_steps=0)
+
+
+def test_a_copy_begins_anew() -> None:
+    env = make(2, max_episode_steps=7)
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    for other in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
+        with pytest.raises(ResetNeeded, match=r"rows \[0, 1\] have no episode under way"):
+            other.step(env.action_space.sample())
+        assert data_equivalence(other.reset(seed=4), make(2).reset(seed=4), exact=True)
+        assert other._most_steps == 7
+
+
 # --- Modes, seeds, mistakes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["SameStep", "Disabled", AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
+@pytest.mark.parametrize("mode", ["SameStep", "Disabled", "NextStep", *AutoresetMode])
 def test_autoreset_mode_is_an_enum_everywhere(mode: str | AutoresetMode) -> None:
     env = KVEvictVectorEnv(ENV, 2, mode, **SMALL)
     assert env.autoreset_mode is env.metadata["autoreset_mode"] is AutoresetMode(mode)
     assert "autoreset_mode" not in KVEvictVectorEnv.metadata
 
 
-@pytest.mark.parametrize("mode", ["NextStep", AutoresetMode.NEXT_STEP, "same_step", None])
+@pytest.mark.parametrize("mode", ["same_step", "", None, 3])
 def test_other_autoreset_modes_raise(mode: Any) -> None:
-    with pytest.raises(ConfigError, match=r"autoreset_mode=.* is not one of 'SameStep', 'Disabled'"):
+    with pytest.raises(ConfigError, match=r"autoreset_mode=.* is not one of 'NextStep', 'SameStep', 'Disabled'"):
         KVEvictVectorEnv(ENV, 2, mode)
 
 
