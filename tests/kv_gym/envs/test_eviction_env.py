@@ -94,12 +94,12 @@ def test_sb3_checker_has_no_complaint(env_id: str, options: dict[str, Any], offl
     options = SMALL | options | offline(env_id)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        # Advice on arrays that are neither vectors nor images; slots, keys and values have the axes they have.
-        warnings.filterwarnings("ignore", message="Your observation (slots|keys|values) has an unconventional shape")
-        if options.get("granularity") == "layer":
-            warnings.filterwarnings(
-                "ignore", message="It seems that your observation|The minimal resolution|Treating image"
-            )
+        # Advice on arrays that are no vectors, of which it takes those with three axes for images; they have the axes
+        # they have.
+        parts = "(slots|keys|values|protected)"
+        warnings.filterwarnings("ignore", message=f"Your observation {parts} has an unconventional shape")
+        warnings.filterwarnings("ignore", message=f"It seems that your observation.* {parts} is an image")
+        warnings.filterwarnings("ignore", message="The minimal resolution|Treating image")
         sb3_check_env(gymnasium.make(env_id, **options).unwrapped)
 
 
