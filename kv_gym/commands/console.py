@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from kv_gym.bench.tables import Table
 
 PIPE_COLUMNS = 200  # width of tables that are not written to a terminal
+SECONDS_BETWEEN = 30  # of two lines that say how far it is, where no bar does
 
 Result = TypeVar("Result")
 
@@ -77,12 +79,17 @@ def watched(run: Callable[[BarProgress], Result], path: Path, made: str = "rows"
 
 
 class BarProgress:
-    """Progress as a bar on stderr: what is under way, how many are done, the time left."""
+    """Progress as a bar on stderr: what is under way, how many are done, the time left.
+
+    Where stderr is no terminal, such as in a job on a cluster, it is a line every half minute.
+    """
 
     def __init__(self) -> None:
         from rich import progress
         from rich.console import Console
 
+        self._lines = not sys.stderr.isatty()
+        self._begun = self._told = time.monotonic()
         self._bar = progress.Progress(
             progress.TextColumn("{task.fields[stage]}"), progress.BarColumn(), progress.MofNCompleteColumn(),
             progress.TimeElapsedColumn(), progress.TextColumn("left"), progress.TimeRemainingColumn(),
@@ -108,7 +115,19 @@ class BarProgress:
     def describe(self, text: str) -> None:
         """Say what is under way."""
         self._bar.update(self._task, description=text)
+        self._tell()
 
     def advance(self, n: int) -> None:
         """Count `n` more items."""
         self._bar.advance(self._task, n)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Where there is no bar to look at, say how far it is, now and then."""
+        now = time.monotonic()
+        if not self._lines or now - self._told < SECONDS_BETWEEN:
+            return
+        self._told, task = now, self._bar.tasks[self._task]
+        what = f", {task.description}" if task.description else ""
+        minutes = (now - self._begun) / 60
+        say(f"{task.fields['stage']}: {task.completed:.0f} of {task.total:.0f} after {minutes:.1f} minutes{what}")

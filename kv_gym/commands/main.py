@@ -17,6 +17,7 @@ from kv_gym.commands.models import models_app
 from kv_gym.commands.plan import plan
 from kv_gym.commands.problems import problems
 from kv_gym.commands.record import record, replay
+from kv_gym.commands.references import references
 from kv_gym.commands.report import report
 from kv_gym.commands.submit import submit_app
 from kv_gym.commands.system import end_like_interrupt, speak_utf8, trouble
@@ -35,7 +36,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(submit_app, name="submit")
 app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME --help`)."), name="train")
 app.add_typer(leaderboard_app, name="leaderboard")
-for command in (bench, report, agreement, migrate, agents, envs, problems, watch, record, replay):
+for command in (bench, report, agreement, migrate, agents, envs, problems, references, watch, record, replay):
     app.command()(command)
 
 

@@ -141,7 +141,7 @@ def test_a_raising_agent_is_shown_and_the_exit_code_says_so(run: Run, small: lis
         (["bench", ENV, "--budget", "8"], "BudgetError: budget=8 leaves nothing to choose"),
         (["bench", ENV, "--agent", "h2o", "--problems", "0"], "ConfigError: problems=0 leaves nothing to run"),
         (["bench", ENV, "--set", "evict_every"], "ConfigError: --set 'evict_every' has no value"),
-        (["bench", ENV, "--set", "evict_evry=8"], "UnknownNameError: unknown option 'evict_evry'. Did you mean"),
+        (["bench", ENV, "--set", "evict_evry=8"], "UnknownOptionError: unknown option 'evict_evry'. Did you mean"),
         (["bench", ENV, "--set", "evict_every=many"], "ConfigError: evict_every='many' is not allowed"),
         (["bench", ENV, "--set", "budget=64"], "ConfigError: --set 'budget=64': budget has an option of its own"),
         (["bench", ENV, "--agent", "h2o,lam"], "ConfigError: --agent NAME,'lam' has no value"),
