@@ -71,7 +71,7 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
         llm = load_llm(first.model, first.revision, first.dtype, first.device)
         for agent in bench.agents:
             prepare_watched(llm, agent)
-        episodes = prepare(llm, first, bench.seeds, widths.references, progress, bench.problem_seeds)
+        episodes = prepare(llm, first, bench.seeds, widths.references, progress, bench.problem_seeds, bench.shard)
         playable = {config: [e for e in episodes if plays(e.reference, config)] for config in configs.values()}
         left_out = {config.budget: _left_out(episodes, playable[config]) for config in configs.values()}
         identities = [identity_of(agent) for agent in bench.agents]

@@ -54,6 +54,7 @@ class Bench:
         missed_attention: Let a full cache read along in replay, which takes about three times as long.
         agent_seconds: Longest time of a decision of an agent; None is without limit.
         problem_seeds: Of made problems: the first `problems` of as many seeds, from `problem_seed` of the options on.
+        shard: (i, n): only every n-th episode from the i-th on, from 1; n machines with one shard each play all.
     """
 
     env_id: str
@@ -68,6 +69,7 @@ class Bench:
     agent_seconds: float | None = None
     texts: bool = False
     missed_attention: bool = False
+    shard: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
         defaults = env_page(self.env_id).bench
@@ -90,6 +92,8 @@ class Bench:
             raise ConfigError("options: n_problems is what `problems` says. Leave it out.")
         if self.agent_seconds is not None and not 0 < self.agent_seconds < math.inf:
             raise ConfigError(f"agent_seconds={self.agent_seconds} is no time. Use seconds above 0.")
+        if not 1 <= self.shard[0] <= self.shard[1]:
+            raise ConfigError(f"shard {self.shard[0]} of {self.shard[1]}: there are shards 1 to {self.shard[1]}.")
         if not self.agents:
             raise ConfigError("there is no agent to run. Name at least one.")
 
@@ -135,7 +139,8 @@ def plays(reference: Reference, config: EnvConfig) -> bool:
 
 
 def prepare(
-    llm: FrozenLLM, config: EnvConfig, seeds: int, width: int, progress: Progress, problem_seeds: int = 1
+    llm: FrozenLLM, config: EnvConfig, seeds: int, width: int, progress: Progress, problem_seeds: int = 1,
+    shard: tuple[int, int] = (1, 1),
 ) -> list[Episode]:  # fmt: skip
     """Return an episode for every problem and seed, with the full-cache generation of each.
 
@@ -146,8 +151,10 @@ def prepare(
         width: Full-cache generations side by side.
         progress: Told how far it is.
         problem_seeds: Of made problems.
+        shard: As of a `Bench`.
     """
     wanted = [(problem, seed) for problem in fresh_problems(config, problem_seeds) for seed in range(seeds)]
+    wanted = wanted[shard[0] - 1 :: shard[1]]
     store = ReferenceStore(llm, config)
     keys = [store.key(problem, seed) for problem, seed in wanted]
     unique = dict(zip(keys, wanted, strict=True))  # greedy: one reference for all seeds

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kv_gym.commands.console import console, say, watched
-from kv_gym.commands.options import build_agent, parse_settings, parse_width
+from kv_gym.commands.options import build_agent, parse_settings, parse_shard, parse_width
 from kv_gym.commands.report import PLOT_FILE, REPORT_FILE, ROWS_FILE, save_json, show
 from kv_gym.errors import ConfigError
 
@@ -91,6 +91,14 @@ def bench(
             "takes about three times as long.",
         ),
     ] = False,
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Play only share I of N, from 1 on: for N jobs of a cluster, each with an --out of its "
+            "own; `kv-gym report` takes all their folders.",
+        ),
+    ] = "1/1",
     out: Annotated[
         Path | None, typer.Option(help="Folder of rows, report and plot. Default: runs/bench/ENV_ID.")
     ] = None,
@@ -127,7 +135,7 @@ def bench(
     folder = out or Path("runs") / "bench" / env_id
     plan = _plan(
         env_id, agent or [], budget or [], problems, seeds, problem_seeds, mode, parse_width(width), options,
-        agent_seconds, texts, missed_attention,
+        agent_seconds, texts, missed_attention, parse_shard(shard),
     )  # fmt: skip
     _bench_one(plan, folder, as_json, plot)
 
@@ -153,7 +161,7 @@ def _bench_one(plan: Bench, folder: Path, as_json: bool, plot: bool) -> None:
 def _plan(
     env_id: str, names: list[str], budgets: list[int], problems: int | None, seeds: int, problem_seeds: int,
     mode: ModeChoice | None, width: int | Literal["auto"], options: dict[str, Any], agent_seconds: float | None,
-    texts: bool, missed_attention: bool,
+    texts: bool, missed_attention: bool, shard: tuple[int, int],
 ) -> Bench:  # fmt: skip
     from kv_gym.config import env_page, make_config
 
@@ -169,7 +177,7 @@ def _plan(
     loaded = [build_agent(text) for text in names or page.bench.agents]
     return Bench(
         env_id, loaded, budgets, problems, seeds, modes, width, options, problem_seeds, agent_seconds, texts,
-        missed_attention,
+        missed_attention, shard,
     )  # fmt: skip
 
 

@@ -74,6 +74,18 @@ def parse_width(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read I/N.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text, re.ASCII)
+    if found is None:
+        raise ConfigError(f"--shard {text!r} is no share of the episodes. Use I/N, such as 1/4 to 4/4.")
+    return int(found[1]), int(found[2])
+
+
 def parse_bytes(text: str) -> int:
     """Read a size such as 80GiB, 24GB or 8e9.
 

@@ -20,7 +20,10 @@ MAX_ANSWER_CHARS = 40  # in a table
 
 
 def report(
-    rows: Annotated[Path, typer.Argument(help="A rows.jsonl(.gz) that `kv-gym bench` wrote, or its folder.")],
+    rows: Annotated[
+        list[Path],
+        typer.Argument(help="A rows.jsonl(.gz) that `kv-gym bench` wrote, or its folder; several count as one."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print accuracy, loss ratio and cost as Markdown tables.")
@@ -40,6 +43,8 @@ def report(
 ) -> None:
     """Sum rows up: those with the env, model and settings of the last row, with the newest version of each agent.
 
+    Several folders count as one, such as the shards of a benchmark that was played on several machines.
+
     With --lost and --against: which problems the one lost and the other solved, and the command that records both.
 
     With --tokens: what agents lose on tokens that need what is far back, and on the others; the rows of `full` and
@@ -49,7 +54,10 @@ def report(
     _check_options(lost, against, budget, tokens, forms)
     from kv_gym.bench.report import build_report
 
-    chosen, found, path = stored_rows(rows)
+    if len(rows) > 1 and (tokens or lost is not None):
+        option = "--tokens" if tokens else "--lost"
+        raise ConfigError(f"{option} reads what lies beside the rows of one folder; {len(rows)} were given. Give one.")
+    chosen, found, path = stored_rows(*rows)
     if tokens:
         n_other = len(found.episodes) - len(chosen)
         _show_tokens(chosen, path.parent, budget or [], n_other, as_json, as_markdown)
@@ -93,19 +101,24 @@ def _check_options(
         )
 
 
-def stored_rows(place: Path) -> tuple[list[EpisodeRow], Rows, Path]:
-    """The rows of a file, or of a folder, that belong together; all that the file holds; and its path.
+def stored_rows(*places: Path) -> tuple[list[EpisodeRow], Rows, Path]:
+    """The rows of files, or of folders, that belong together; all that the files hold; and the path of the last one.
 
     Raises:
-        RowFileError: There is no such file, it is damaged, or it holds no episodes.
+        RowFileError: There is no such file, it is damaged, or none holds an episode.
     """
     from kv_gym.bench.report import newest_rows
-    from kv_gym.bench.rows import RowFileError, read_rows
+    from kv_gym.bench.rows import RowFileError, Rows, read_rows
 
-    path = place / ROWS_FILE if place.is_dir() else place
-    if place.is_dir() and not path.exists():
-        path = path.with_name(f"{ROWS_FILE}.gz")
-    found = read_rows(path)
+    found, path = Rows({}, {}), Path()
+    for place in places:
+        path = place / ROWS_FILE if place.is_dir() else place
+        if place.is_dir() and not path.exists():
+            path = path.with_name(f"{ROWS_FILE}.gz")
+        part = read_rows(path)
+        found.runs.update(part.runs)
+        for row in part.episodes.values():
+            found.add(row)
     chosen = newest_rows(found)
     if not chosen:
         raise RowFileError(f"{path} holds no episodes yet. Run `kv-gym bench` first.")

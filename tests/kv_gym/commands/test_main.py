@@ -98,6 +98,35 @@ def test_every_option_has_a_help_text(command: str) -> None:
         assert option.help, option.name
 
 
+def test_shards_together_are_the_whole(run: Run, small: list[str]) -> None:
+    agents = ["--agent=full", "--agent=h2o", "--mode=both"]
+    shard = [one.replace("problems=2", "problems=3") for one in small]
+
+    def cells(*places: str) -> list[tuple[object, ...]]:
+        code, out, _ = run("report", *places, "--json")
+        assert code == 0
+        named = ("agent", "budget", "n_problems", "n_episodes", "cut_off")
+        measured = ("accuracy", "loss_ratio", "loss_spike")  # and their intervals, to the rounding of other batches
+        return [
+            (*(cell[name] for name in named), *(pytest.approx(cell[name], rel=1e-4, abs=1e-6) for name in measured))
+            for cell in json.loads(out)["cells"]
+        ]
+
+    for i, rows in ((1, 16), (2, 8)):  # three problems: the first and third, and the second
+        _, _, err = run(*shard, *agents, f"--shard={i}/2", f"--out=part{i}")
+        assert f"{rows} new rows, 0 known" in err
+    run(*shard, *agents, "--out=whole")
+    whole = [(*cell[:5], *(number.expected for number in cell[5:])) for cell in cells("whole")]  # type: ignore[attr-defined]
+    assert cells("part1", "part2") == whole and len(whole) == 4
+    _, out, _ = run("report", "part2", "--json")
+    assert json.loads(out)["cells"][0]["n_problems"] == 1
+    code, _, err = run("report", "part1", "part2", "--tokens")
+    assert code == 2 and "of one folder; 2 were given" in err
+    for wrong in ("3/2", "0/2", "2", "a/b", "1/2/3", "-1/2"):
+        code, _, err = run(*small, "--agent=full", "--shard", wrong)
+        assert code == 2 and "hard" in err and "Traceback" not in err
+
+
 def test_bench_prints_tables_and_writes_rows_report_and_plot(run: Run, small: list[str], tmp_path: Path) -> None:
     code, out, err = run(*small, "--agent=full", "--agent=golden", "--agent=mine.py:Newest")
     assert code == 0
