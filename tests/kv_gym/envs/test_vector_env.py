@@ -308,7 +308,7 @@ def test_gymnasiums_wrappers_for_vector_environments(wrapper: Any, modes: tuple[
     for mode in ("NextStep", "SameStep", "Disabled"):
         env = make(2, autoreset_mode=mode)
         if mode not in modes:
-            with pytest.raises(ValueError, match="Expected"):
+            with pytest.raises((ValueError, AssertionError)):  # older versions of Gymnasium say no word
                 wrapper(env).reset(seed=0)
             continue
         env = wrapper(env)
