@@ -50,19 +50,25 @@ def check_numbers(source: Source) -> None:
     """Refuse tensors that transformers would cast without their scales: int8, bool, float8, complex numbers.
 
     Raises:
-        UnsupportedModelError: The config names no quantization, and there are such.
+        UnsupportedModelError: There are such, and the config names no quantization; or float8 and no scales beside it.
     """
     config = source.file(CONFIG_NAME)
-    if source.gguf or config is None or _is_quantized(json.loads(config.read_bytes())):
+    if source.gguf or config is None:
         return
-    odd = []
+    kinds: dict[str, str] = {}
     for path in source.weight_files():
         with safe_open(path, "pt") as file:
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-        odd += [
-            f"{name} in {kind}" for name, kind in kinds.items() if kind not in NUMBERS and not HARMLESS.search(name)
-        ]
-    if odd:
+            kinds |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    odd = [f"{name} in {kind}" for name, kind in kinds.items() if kind not in NUMBERS and not HARMLESS.search(name)]
+    if _is_quantized(json.loads(config.read_bytes())):
+        scaled = {name.partition("_scale")[0] for name in kinds if "_scale" in name}
+        bare = [name for name, kind in kinds.items() if kind.startswith("F8") and name not in scaled]
+        if bare:
+            raise UnsupportedModelError(
+                f"model {source.name!r} is quantized, and {listed(bare)} in float8 has no scales beside it. Copy the "
+                f"whole model again, or take it in {', '.join(NUMBERS)}."
+            )
+    elif odd:
         raise UnsupportedModelError(
             f"model {source.name!r}: its weights have {listed(odd)}, and its {CONFIG_NAME} names no quantization that "
             f"would say what they mean. Take the model in {', '.join(NUMBERS)}."
