@@ -26,6 +26,7 @@ from kv_gym.bench.progress import Progress
 from kv_gym.bench.report import newest_rows
 from kv_gym.bench.rows import EpisodeRow, RowFileError, RowKey, Rows, RunRow, packed, read_rows, sha256_of
 from kv_gym.bench.runner import RECORDED, known_by
+from kv_gym.bench.texts import rename_texts, text_key
 from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
 from kv_gym.errors import ConfigError, KVGymError
@@ -84,7 +85,10 @@ def migrate(path: Path, agents: Sequence[AgentLike], sample: int, progress: Prog
         now = _Now(rows.runs, chosen, agents, progress, path.parent)
         cells = now.migrate(sample)
         if now.updated:
+            texts = {text_key(rows.episodes[key]): text_key(row) for key, row in now.updated.items()}
+            rename_texts(path.parent, texts, keep=True)
             write_whole(path, packed(now.put_into(rows), path))
+            rename_texts(path.parent, texts, keep=False)
     return cells
 
 

@@ -9,7 +9,7 @@ import base64
 import gzip
 import json
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,27 @@ def read_texts(folder: Path) -> Iterator[dict[str, Any]]:
             if text["key"] not in seen:
                 seen.add(text["key"])
                 yield text
+
+
+def rename_texts(folder: Path, names: Mapping[str, str], keep: bool) -> None:
+    """Give texts the new names of their rows, in one piece.
+
+    Args:
+        folder: Of the rows.
+        names: New keys by old ones.
+        keep: Whether texts also keep their old names: until the rows have their new ones.
+
+    Raises:
+        RowFileError: A file is damaged.
+    """
+    lines = []
+    for text in read_texts(folder):
+        now = names.get(text["key"])
+        lines += [text] if now is None or keep else []
+        lines += [] if now is None else [text | {"key": now}]
+    if names and lines:
+        data = "".join(json.dumps(text) + "\n" for text in {text["key"]: text for text in lines}.values()).encode()
+        write_whole(folder / PACKED, gzip.compress(data, 9, mtime=0))
 
 
 def packed(losses: Tensor) -> str:

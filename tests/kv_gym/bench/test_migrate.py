@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from kv_gym.bench.plan import Bench
 from kv_gym.bench.progress import Silent
 from kv_gym.bench.report import newest_rows
 from kv_gym.bench.rows import EpisodeRow, RowFileError, Rows, RunRow, packed, read_rows
+from kv_gym.bench.texts import read_texts, rename_texts, text_key
 from kv_gym.commands import main as cli
 from kv_gym.commands.console import console
 from kv_gym.commands.migrate import _table
 from kv_gym.errors import ConfigError
+from kv_gym.files import write_whole
 from kv_gym.identity import identity_of
 from kv_gym.problems.grading import GRADING_VERSION
 
@@ -106,6 +109,29 @@ def test_rows_that_come_out_otherwise_stay(bench: Bench, made: Rows, tmp_path: P
     stays = [row for row in after.episodes.values() if row.agent_sha256 == "0" * 64]
     assert stays == [row for row in before.episodes.values() if (row.agent, row.mode) == ("streaming", "generate")]
     assert run_bench(bench, path).n_new == 3
+
+
+def test_texts_move_with_their_rows(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.jsonl"
+    run_bench(replace(bench, texts=True), path)
+    rows = read_rows(path)
+    known = list(rows.episodes.values())
+    older(rows, path)
+    before = read_rows(path).episodes.values()
+    old = {text_key(row): text_key(now) for row, now in zip(before, known, strict=True)}
+    assert {text["key"] for text in read_texts(tmp_path)} == set(old.values())
+    rename_texts(tmp_path, {now: then for then, now in old.items()}, keep=False)
+    assert {text["key"] for text in read_texts(tmp_path)} == set(old)
+    written = []
+    monkeypatch.setattr(
+        "kv_gym.bench.migrate.write_whole",
+        lambda path, data: (written.append({text["key"] for text in read_texts(tmp_path)}), write_whole(path, data)),
+    )
+    migrate(path, bench.agents, 1, Silent())
+    assert written == [set(old) | set(old.values())], "a kill beside the rows' write loses no text"
+    assert {text["key"] for text in read_texts(tmp_path)} == set(old.values())
+    run_bench(replace(bench, texts=True), path)
+    assert len(read_rows(path).runs) == 1, "nothing was played again"
 
 
 def test_a_loss_that_moved_is_seen(bench: Bench, made: Rows, tmp_path: Path) -> None:
