@@ -11,4 +11,6 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_block_runs(block: str) -> None:
-    exec(compile(block, str(PAGE), "exec"), {})
+    made: dict[str, object] = {}
+    exec(compile(block, str(PAGE), "exec"), made)
+    assert {"env", "OldestFirst"} & set(made), "a block makes an environment or an agent"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,6 +27,7 @@ from kv_gym.errors import ConfigError
 from kv_gym.llm.accumulators import ACCUMULATORS
 
 Policy = Callable[[Observation], Any]
+_named = functools.cache(load_agent)  # each name is built once
 _prepared: WeakKeyDictionary[AgentLike, str] = WeakKeyDictionary()  # agents, by the model that they have seen
 
 
@@ -96,13 +98,3 @@ def agent_action(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any], agent:
     ranks = torch.empty_like(scores).scatter_(-1, order, places.expand_as(scores))
     actions = ranks.cpu().numpy()
     return actions if isinstance(env.unwrapped, VectorEnv) else actions[0]
-
-
-_agents: dict[str, AgentLike] = {}
-
-
-def _named(name: str) -> AgentLike:
-    """An agent by its name, built once."""
-    if name not in _agents:
-        _agents[name] = load_agent(name)
-    return _agents[name]

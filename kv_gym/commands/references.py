@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kv_gym.commands.console import BarProgress, console, say
+from kv_gym.commands.console import console, watched
 from kv_gym.commands.options import parse_settings, parse_width
 from kv_gym.errors import ConfigError
 
@@ -29,12 +30,13 @@ def references(
 ) -> None:
     """Let the LLM solve an environment's problems with its full cache, and keep the texts.
 
-    Each episode begins with such a text. A training that meets a new problem makes it nearly alone, which is up to ten
-    times slower than many side by side; what is there already is not made again. Stopped, it goes on where it was.
+    Each episode begins with such a text, and a training that meets a new problem waits for it. Many side by side take
+    little longer than one; what is there already is not made again. Stopped, it goes on where it was.
     """
     from kv_gym.bench.plan import prepare
     from kv_gym.bench.widths import find_widths
     from kv_gym.config import make_config
+    from kv_gym.files import cache_folder
     from kv_gym.llm.loading import load_llm
 
     options: dict[str, Any] = parse_settings(settings or []) | {"split": split}
@@ -48,20 +50,16 @@ def references(
         )
     widths = find_widths(parse_width(width), [config], [])
     llm = load_llm(config.model, config.revision, config.dtype, config.device)
-    with BarProgress() as progress:
-        try:
-            made = prepare(llm, config, 1, widths.references, progress, problem_seeds)
-        except KeyboardInterrupt:
-            progress.stop()
-            say("Stopped. The same command goes on from there.")
-            raise typer.Exit(130) from None
-    console().print(summary(made, config))
+    folder = cache_folder() / "references"
+    made = watched(
+        lambda progress: prepare(llm, config, 1, widths.references, progress, problem_seeds), folder, "texts"
+    )
+    console().print(summary(made, config, folder))
 
 
-def summary(made: list[Episode], config: EnvConfig) -> str:
+def summary(made: list[Episode], config: EnvConfig, folder: Path) -> str:
     """What there is now, in three lines."""
     from kv_gym.bench.plan import plays
-    from kv_gym.files import cache_folder
 
     found, n = [episode.reference for episode in made], len(made)
     new = sum(episode.seconds is not None for episode in made)
@@ -70,7 +68,7 @@ def summary(made: list[Episode], config: EnvConfig) -> str:
     ended = sum(reference.stop == "eos" for reference in found) / n
     tokens = sum(len(reference) - reference.n_prompt for reference in found) / n
     return (
-        f"{n} full-cache texts of the {config.split} split, {new} of them new: {cache_folder() / 'references'}\n"
+        f"{n} full-cache texts of the {config.split} split, {new} of them new: {folder}\n"
         f"{tokens:.0f} tokens on average, {solved:.0%} right, {1 - ended:.0%} cut off at max_new_tokens\n"
         f"{played} can be played at budget {config.budget}, evict_every {config.evict_every}"
     )
