@@ -37,7 +37,7 @@ build/lowest: pyproject.toml .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/uv uv
 	$(BIN)/python -c "import torch; print('torch==' + torch.__version__.split('+')[0])" > build/torch.txt
 	build/uv/bin/uv pip compile --quiet --no-config --only-binary :all: --python $(BIN)/python --resolution lowest-direct \
-		--override build/torch.txt --no-annotate --no-header --extra contrib --extra gguf pyproject.toml \
+		--override build/torch.txt --no-annotate --no-header --extra contrib --extra gguf --extra minari pyproject.toml \
 		| grep -Ev "^(torch|triton|nvidia-|cuda-)" > build/lowest.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ -r build/lowest.txt
 

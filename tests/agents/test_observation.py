@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import small_env
 import torch
-from kv_agents.observation import ObservationAgent, agent_action
+from kv_agents.observation import ObservationAgent
 
 import kv_gym  # noqa: F401
 from kv_gym.agents import AgentLike, load_agent, prepare_agent
 from kv_gym.bench.scoring import keep_scores
 from kv_gym.engine.episodes import EpisodeBatch
+from kv_gym.envs.acting import agent_action
 from kv_gym.errors import ActionError, ConfigError
 
 ENV = small_env.ENV
