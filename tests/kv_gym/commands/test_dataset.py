@@ -9,8 +9,8 @@ import pytest
 from kv_gym.commands.main import main
 
 MAKE = [
-    "dataset", "make", "KVEvict-AIME-v0", "--agent", "rkv,lam=0.3", "--budget", "52", "--episodes", "2", "--split", "test",
-    "--set", "evict_every=4", "--set", "max_new_tokens=128",
+    "dataset", "make", "KVEvict-AIME-v0", "--agent", "rkv,lam=0.3", "--budget", "52", "--episodes", "2", "--split",
+    "test", "--set", "evict_every=4", "--set", "max_new_tokens=128",
 ]  # fmt: skip
 
 
