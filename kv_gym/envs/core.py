@@ -200,12 +200,12 @@ class EvictionCore:
 
         Args:
             rows: Which ones.
-            rngs: The generator of each row. It always gives a problem and an episode seed, so a chosen problem does
+            rngs: The generators of all rows. One always gives a problem and an episode seed, so a chosen problem does
                 not change the rest of the stream.
-            problems: A problem index for each row, or None to draw it.
+            problems: A problem index for each of `rows`, or None to draw it.
         """
-        drawn = [int(rng.integers(self.problems.size)) for rng in rngs]
-        seeds = [int(rng.integers(2**32)) for rng in rngs]
+        drawn = [int(rngs[row].integers(self.problems.size)) for row in rows]
+        seeds = [int(rngs[row].integers(2**32)) for row in rows]
         starts = [index if problem is None else problem for index, problem in zip(drawn, problems, strict=True)]
         self.problems.solve_ahead(list(zip(starts, seeds, strict=True)), self._coming(rngs))
         references = [

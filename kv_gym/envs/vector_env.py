@@ -135,8 +135,9 @@ class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray], EzPickle):
 
     def _start(self, rows: list[int], seeds: Sequence[int | None], problems: Sequence[int | None]) -> None:
         self._idle[rows] = True
-        rngs = [self._rng(row, seed) for row, seed in zip(rows, seeds, strict=True)]
-        self.core.reset(rows, rngs, problems)
+        for row, seed in zip(rows, seeds, strict=True):
+            self._rng(row, seed)
+        self.core.reset(rows, self.np_random, problems)
         self._idle[rows], self._steps[rows] = False, 0
 
     def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:

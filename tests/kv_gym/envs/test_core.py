@@ -86,3 +86,13 @@ def test_texts_side_by_side_fit_into_memory(
         made.clear()
         core.reset([0], [np.random.default_rng(width)], [None])
         assert made == [width]
+
+
+def test_what_is_solved_ahead_is_what_any_row_draws_next(random_model: Path, made: list[int]) -> None:
+    """Rows end one after another; the first that starts anew makes the texts of those that follow."""
+    core = EvictionCore("KVEvict-AIME-v0", BESIDE, OPTIONS | {"model": str(random_model)}, None)
+    rngs = [np.random.default_rng(row) for row in range(BESIDE)]
+    started(core, rngs)
+    for row in range(BESIDE):
+        core.reset([row], rngs, [None])
+    assert len(made) == 2, "those that begin, and all that follow"
