@@ -22,6 +22,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
+ROWS_FILE = "rows.jsonl"
+"""Where a benchmark keeps its rows, in a folder of its own."""
+
+
 class InUseError(KVGymError):
     """Another process has a file or folder open for writing."""
 

@@ -18,10 +18,10 @@ from kv_gym.bench.report import Report, build_report
 from kv_gym.bench.widths import find_widths
 from kv_gym.config import env_page
 from kv_gym.errors import ConfigError, first_complaint, unknown_name
+from kv_gym.files import ROWS_FILE
 from kv_gym.llm.loading import load_llm
 
 FILE = Path(__file__).parent / "suite.yaml"
-ROWS_FILE = "rows.jsonl"
 
 
 class Suite(BaseModel):

@@ -89,6 +89,11 @@ def matrix(report: Report, title: str, entry: Callable[[CellReport], Entry]) -> 
     return Table(title, tuple(map(str, report.budgets)), tuple(lines))
 
 
+def text(report: Report) -> str:
+    """The tables that the terminal shows, for a print."""
+    return "\n\n".join(in_markdown(table, table.title) for table in tables(report))
+
+
 def markdown(report: Report) -> str:
     """A results page: accuracy with intervals, loss ratios and cost per agent and budget, and the runs behind them."""
     head = (

@@ -10,8 +10,9 @@ import typer
 
 from kv_gym.commands.console import console, say, watched
 from kv_gym.commands.options import build_agent, parse_settings, parse_shard, parse_width
-from kv_gym.commands.report import PLOT_FILE, REPORT_FILE, ROWS_FILE, save_json, show
+from kv_gym.commands.report import PLOT_FILE, REPORT_FILE, save_json, show
 from kv_gym.errors import ConfigError
+from kv_gym.files import ROWS_FILE
 
 if TYPE_CHECKING:
     from kv_gym.bench.benchmark import BenchResult

@@ -10,12 +10,13 @@ import typer
 
 from kv_gym.commands.console import console, report_view, say, table_view
 from kv_gym.errors import ConfigError
+from kv_gym.files import ROWS_FILE
 
 if TYPE_CHECKING:
     from kv_gym.bench.report import Report
     from kv_gym.bench.rows import EpisodeRow, Rows, RunRow
 
-ROWS_FILE, REPORT_FILE, PLOT_FILE = "rows.jsonl", "report.json", "accuracy.png"
+REPORT_FILE, PLOT_FILE = "report.json", "accuracy.png"
 MAX_ANSWER_CHARS = 40  # in a table
 
 

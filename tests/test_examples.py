@@ -1,0 +1,32 @@
+"""Every file in examples/ runs, short, and ends with a table of the bench."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "examples"
+SHORT = {
+    "own_agent": ["--problems", "2"],
+    "ppo_cleanrl": ["--steps", "256", "--horizon", "16", "--problems", "2"],
+    "ppo_sb3": ["--steps", "512", "--problems", "2"],
+    "torchrl_ppo": ["--steps", "512", "--problems", "2"],
+    "offline_bc": ["--episodes", "2", "--updates", "20", "--problems", "2", "--weighted"],
+}
+
+
+def test_all_are_tried() -> None:
+    assert sorted(SHORT) == sorted(path.stem for path in FOLDER.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_example_runs(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *SHORT[name]])
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    assert "| Accuracy, % [95% interval] | 96 |" in capsys.readouterr().out
