@@ -6,6 +6,7 @@ which order slots come, and a trained one can be saved as a checkpoint and run l
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ from torch import Tensor, nn
 
 from kv_agents.learned.scorer import Scorer, ScorerConfig
 from kv_gym.errors import ConfigError
+
+MOST_NUMBERS = 256  # of an action, for policies that give each slot weights of its own
+SCORED = "_kv_gym_scored"  # attribute of action spaces for which there is a policy that does not
 
 
 class SlotVecEnv(VecEnv):
@@ -47,6 +51,7 @@ class SlotVecEnv(VecEnv):
         self._listed = DictInfoToList(env)
         self._actions: np.ndarray | None = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self._advised = False
 
     def reset(self) -> VecEnvObs:
         """Start all rows, with the seeds and options given to `seed` and `set_options` if there were any."""
@@ -59,7 +64,20 @@ class SlotVecEnv(VecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Remember the actions."""
+        self._advise()
         self._actions = actions
+
+    def _advise(self) -> None:
+        """Say once what becomes of a policy that has a weight of its own for each slot."""
+        size = int(np.prod(self.action_space.shape or 1))
+        if size > MOST_NUMBERS and not self._advised and not hasattr(self.action_space, SCORED):
+            warnings.warn(
+                f"an action has {size:,} numbers. MultiInputPolicy gives each slot weights of its own (millions, and "
+                "an update moves all of them at once, so learning hardly begins). Take policy=SlotPolicy of "
+                "kv_agents.training.sb3, one small network for all slots, or granularity='token'.",
+                stacklevel=3,
+            )
+        self._advised = True
 
     def step_wait(self) -> VecEnvStepReturn:
         """Play them. Infos are those of the environment without hindsight, of the ended episode where one ends.
@@ -159,6 +177,7 @@ class SlotPolicy(ActorCriticPolicy):
         noise: float = 0.3, **kwargs: Any,
     ) -> None:  # fmt: skip
         self._hidden, self._noise = hidden, noise
+        setattr(action_space, SCORED, True)
         super().__init__(observation_space, action_space, lr_schedule, ortho_init=False, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:

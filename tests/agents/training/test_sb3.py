@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from kv_agents.training.course import Course
 from kv_agents.training.ppo import PPORecipe, PPOTrainer
 from kv_agents.training.sb3 import SlotPolicy, SlotVecEnv, slot_scores
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
 
 from kv_gym.engine.features import COLUMNS
 from kv_gym.envs.vector_env import KVEvictVectorEnv
@@ -85,6 +87,20 @@ def test_wrapped_environments_and_stable_baselines3_own_wrappers() -> None:
 def test_adapter_needs_rows_that_start_anew() -> None:
     with pytest.raises(ConfigError, match="SameStep"):
         SlotVecEnv(KVEvictVectorEnv("KVEvict-AIME-v0", 2, autoreset_mode="Disabled", **SMALL))
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "told"),
+    [
+        ("MultiInputPolicy", {}, 1), ("MultiInputPolicy", {"granularity": "token"}, 0), (SlotPolicy, {}, 0),
+    ],
+)  # fmt: skip
+def test_a_policy_with_weights_for_each_slot_is_warned_of_once(policy: Any, options: dict[str, Any], told: int) -> None:
+    env = VecMonitor(make_env(budget=32, **options))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        PPO(policy, env, n_steps=2, batch_size=6, n_epochs=1, seed=0).learn(12)
+    assert [str(found.message).startswith("an action has 320 numbers") for found in caught].count(True) == told
 
 
 def test_policy_does_not_care_in_which_order_slots_come() -> None:
