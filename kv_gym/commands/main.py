@@ -10,6 +10,7 @@ import typer
 from kv_gym import __version__
 from kv_gym.commands.agreement import agreement
 from kv_gym.commands.bench import bench
+from kv_gym.commands.curves import curves
 from kv_gym.commands.dataset import dataset_app
 from kv_gym.commands.leaderboard import leaderboard_app
 from kv_gym.commands.lists import agents, envs
@@ -38,7 +39,7 @@ app.add_typer(submit_app, name="submit")
 app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME --help`)."), name="train")
 app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(dataset_app, name="dataset")
-for command in (bench, report, agreement, migrate, agents, envs, problems, references, watch, record, replay):
+for command in (bench, report, agreement, migrate, agents, envs, problems, references, curves, watch, record, replay):
     app.command()(command)
 
 

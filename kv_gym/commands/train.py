@@ -116,6 +116,9 @@ def train_command(name: str, training: Training) -> Any:
                 "--env-set", metavar="KEY=VALUE", help="A setting of the environment, such as model=...; repeat."
             ),
         ] = None,
+        plot: Annotated[
+            Path | None, typer.Option(help="Draw the learning curves at the end: .png, .svg or .pdf.")
+        ] = None,
     ) -> None:
         recipe: Any = build_recipe(training.recipe, settings)
         env_options = parse_pairs(options or [], "--env-set ", env=True)
@@ -132,6 +135,11 @@ def train_command(name: str, training: Training) -> Any:
 
         watched(run, folder, "state and log")
         say(f"checkpoint: {out}")
+        if plot is not None:
+            from kv_gym.bench.curves import read_curve, save_curves
+
+            save_curves([read_curve(folder)], plot)
+            say(f"plot: {plot}")
 
     app.command(name, help=f"{training.title}\n\n\b\nKnobs for --set:\n{knobs(training.recipe)}")(train)
     return typer.main.get_command(app)
