@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -30,3 +31,14 @@ def test_example_runs(
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
     assert "| Accuracy, % [95% interval] | 96 |" in capsys.readouterr().out
+
+
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    notebook = json.loads((FOLDER / "quickstart.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    short = [cell.replace("steps=40", "steps=2").replace("problems=16", "problems=2") for cell in cells]
+    made: dict[str, object] = {}
+    for i, cell in enumerate(short):
+        exec(compile(cell, f"quickstart.ipynb, cell {i}", "exec"), made)
+    assert short != cells and {"report", "unique"} <= set(made)
