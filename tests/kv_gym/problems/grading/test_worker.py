@@ -305,3 +305,20 @@ def test_worker_that_cannot_start_says_what_to_do(monkeypatch: pytest.MonkeyPatc
         same_answer(r"\sqrt{16}", "4")
     monkeypatch.undo()
     assert same_answer(r"\sqrt{16}", "4")
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "same"),
+    [
+        ("n!", "n(n-1)!", True), ("n(n-1)", r"\frac{n!}{(n-2)!}", True), (r"\frac{n!}{(n-2)!}", "n(n-1)", True),
+        (r"\frac{(n+3000)!}{n!}", "n", False), (r"\binom{n}{2024}", r"\binom{n}{2023}", False),
+        (r"\binom{n}{2024}", r"\binom{n}{2024}", True),
+    ],
+)  # fmt: skip
+def test_factorials_take_no_second_in_a_worker_that_never_saw_one(answer: str, gold: str, same: bool) -> None:
+    """To 400 digits, mpmath's first value of a factorial takes 1.1 s; rules for factorials write (n+3000)!/n! out."""
+    fresh = worker.Worker()
+    try:
+        assert fresh.ask(answer, gold, cpu_seconds=0.8) is same
+    finally:
+        fresh.stop()
