@@ -12,6 +12,7 @@ from kv_gym.bench.benchmark import run_bench
 from kv_gym.bench.plan import MODES, Bench, Mode
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.report import Report, build_report
+from kv_gym.errors import ConfigError
 from kv_gym.files import ROWS_FILE
 
 
@@ -38,8 +39,13 @@ def compare(
         options: Other settings of the environment.
 
     Raises:
+        ConfigError: One name in place of a list, or a setting that the comparison makes itself.
         KVGymError: As `run_bench`.
     """
+    if isinstance(agents, str) or isinstance(modes, str):
+        raise ConfigError(f"agents={agents!r}, modes={modes!r}: give lists, such as agents=['h2o'], modes=['replay'].")
+    for name in {"mode", "split", "shadow"} & options.keys():
+        raise ConfigError(f"{name}={options[name]!r}: give modes; what is compared are problems of the test split.")
     loaded = [load_agent(agent) if isinstance(agent, str) else agent for agent in agents]
     plan = Bench(env_id, loaded, tuple(budgets), problems, modes=tuple(modes), options=options)
     with TemporaryDirectory() as nowhere:

@@ -120,6 +120,10 @@ def train_command(name: str, training: Training) -> Any:
             Path | None, typer.Option(help="Draw the learning curves at the end: .png, .svg or .pdf.")
         ] = None,
     ) -> None:
+        if plot is not None:
+            from kv_gym.bench.curves import check_picture, read_curve, save_curves
+
+            check_picture(plot)
         recipe: Any = build_recipe(training.recipe, settings)
         env_options = parse_pairs(options or [], "--env-set ", env=True)
         weights = {term.weight for term in REWARD_TERMS} if hasattr(recipe, "weights") else set()
@@ -136,8 +140,6 @@ def train_command(name: str, training: Training) -> Any:
         watched(run, folder, "state and log")
         say(f"checkpoint: {out}")
         if plot is not None:
-            from kv_gym.bench.curves import read_curve, save_curves
-
             save_curves([read_curve(folder)], plot)
             say(f"plot: {plot}")
 

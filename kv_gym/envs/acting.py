@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import gymnasium
 import numpy as np
@@ -16,10 +15,9 @@ from kv_gym.bench.scoring import keep_scores
 from kv_gym.engine.eviction import share_scores
 from kv_gym.envs.actions import collapse
 from kv_gym.envs.core import EvictionCore
-from kv_gym.errors import ConfigError
+from kv_gym.errors import ConfigError, ScoreError
 
 _named = functools.cache(load_agent)  # each name is built once
-_prepared: WeakKeyDictionary[AgentLike, str] = WeakKeyDictionary()  # agents, by the model that they have seen
 
 
 def agent_action(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any], agent: AgentLike | str) -> np.ndarray:
@@ -33,7 +31,9 @@ def agent_action(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any], agent:
         Ranks of the agent's keep scores, from -1 for what goes first to 1, float32 of the shape of the action space.
 
     Raises:
-        ConfigError: Another kind of action; or hindsight that the environment does not have (`hindsight=True`).
+        ConfigError: Another kind of action; or hindsight that the environment does not have (`hindsight=True`); or the
+            agent evicts nothing.
+        ScoreError: A score is NaN, or they are no scores.
         KVGymError: The agent refuses the model.
     """
     core = env.unwrapped.core  # type: ignore[union-attr]
@@ -41,14 +41,19 @@ def agent_action(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any], agent:
     if core.config.action != "scores":
         raise ConfigError(f"action={core.config.action!r}: agents give scores. Make it with action='scores'.")
     agent = _named(agent) if isinstance(agent, str) else agent
-    if _prepared.get(agent) != core.llm.fingerprint:
+    if not agent.evicts:
+        raise ConfigError(f"{agent.name} evicts nothing, so there is no action for it. Take another agent.")
+    if core.acting is not agent:
         prepare_agent(agent, core.llm)
-        _prepared[agent] = core.llm.fingerprint
+        core.acting = agent
     view = core.batch.slots()
     if agent.uses_hindsight and view.hindsight is None:
         raise ConfigError(f"{agent.name} knows the future. Make the environment with hindsight=True.")
     with torch.no_grad():
-        scores = collapse(share_scores(keep_scores(agent, view).float(), core.config.shared), core.config.shared)
+        found = keep_scores(agent, view).float()
+        if found.isnan().any():
+            raise ScoreError(f"{agent.name} gives keep scores that are NaN. Every slot needs a number.")
+        scores = collapse(share_scores(found, core.config.shared), core.config.shared)
     order = scores.argsort(dim=-1, stable=True)  # of equal scores the oldest go first, as in the engine
     places = torch.linspace(-1, 1, scores.shape[-1], device=scores.device)
     ranks = torch.empty_like(scores).scatter_(-1, order, places.expand_as(scores))

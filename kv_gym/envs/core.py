@@ -164,6 +164,8 @@ class EvictionCore:
         config: Settings of the env.
         action_space: Of one episode.
         observation_space: Of one episode.
+        acting: The agent that was last asked what it would do (`kv_gym.envs.acting`), and has seen the model.
+        queries: Newest queries that are kept for agents, where the usual ones are not enough; before the first reset.
     """
 
     def __init__(self, env_id: str, n: int, options: dict[str, Any], render_mode: str | None) -> None:
@@ -176,6 +178,8 @@ class EvictionCore:
         self.shape = decision_shape(sizes.n_layers, sizes.n_kv_heads, self.config.slots, self.config.shared)
         self.action_space = make_action_space(self.config, self.shape)
         self.observation_space = make_observation_space(self.config, sizes, self.shape)
+        self.acting: object = None
+        self.queries = 0
         self._batch: EpisodeBatch | None = None
         self._env_id, self._render_mode = env_id, render_mode
         self._frames: FrameMaker | None = None  # only where somebody looks
@@ -187,7 +191,9 @@ class EvictionCore:
     def batch(self) -> EpisodeBatch:
         """The engine, built when first needed."""
         if self._batch is None:
-            self._batch = EpisodeBatch(self.llm, self.config, self.n, hindsight=self.config.hindsight)
+            self._batch = EpisodeBatch(
+                self.llm, self.config, self.n, hindsight=self.config.hindsight, queries=self.queries
+            )
             self._frames = FrameMaker(self._env_id, self._batch) if self._render_mode else None
         return self._batch
 

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import gymnasium
 import numpy as np
 
-from kv_gym.agents import AgentLike
+from kv_gym.agents import AgentLike, queries_of
+from kv_gym.bench.benchmark import warn_of_unnamed
+from kv_gym.bench.guard import prepare_watched
+from kv_gym.bench.plan import plays
 from kv_gym.bench.provenance import command, git_state, hardware, versions
 from kv_gym.config import EnvConfig, make_config
-from kv_gym.engine.episodes import is_playable
 from kv_gym.envs.core import LOOK_AHEAD, Draw
 from kv_gym.envs.demonstrations import Demonstration, demonstrate
 from kv_gym.envs.vector_env import KVEvictVectorEnv
@@ -33,6 +36,7 @@ from kv_gym.identity.values import text_hash
 if TYPE_CHECKING:
     from minari.data_collector import EpisodeBuffer
 
+MOST_SEED = 2**31
 AT_ONCE = 16  # episodes that are in memory while a dataset is put together
 
 
@@ -75,6 +79,12 @@ class Recipe:
             )
         if self.config.action != "scores":
             raise ConfigError(f"action={self.config.action!r}: agents give scores. Use action='scores'.")
+        if self.config.hindsight:
+            raise ConfigError("hindsight=True: a dataset shows none. Leave it out; an agent that has it gets it.")
+        if not self.agent.evicts:
+            raise ConfigError(f"{self.agent.name} evicts nothing, so there are no actions to keep.")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise ConfigError(f"seed={self.seed} is not allowed: use 0 to {MOST_SEED}.")
 
     @property
     def config(self) -> EnvConfig:
@@ -122,10 +132,18 @@ def check_id(dataset_id: str) -> None:
         *_, version = parse_dataset_id(dataset_id)
     except (ValueError, TypeError):
         version = None
-    if version is None or Path(dataset_id).is_absolute() or ".." in Path(dataset_id).parts:
-        raise ConfigError(f"{dataset_id!r} is no id of a dataset. Use one as kvevict-aime/h2o-b96-v0, with a version.")
-    if dataset_path(dataset_id).exists():
-        raise ConfigError(f"there is a dataset {dataset_id!r}: {dataset_path(dataset_id)}. Use another version.")
+    parts = Path(dataset_id).parts
+    if version is None or Path(dataset_id).is_absolute() or {"..", "data"} & set(parts):
+        raise ConfigError(
+            f"{dataset_id!r} is no id of a dataset. Use one as kvevict-aime/h2o-b96-v0: a version at its end, names of "
+            "two letters or more before it, none of them `data`."
+        )
+    path = dataset_path(dataset_id)
+    if path.exists():
+        raise ConfigError(f"there is a dataset {dataset_id!r}: {path}. Use another version.")
+    for above in path.parents[: len(parts) - 1]:
+        if above.is_file() or (above / "data").exists():
+            raise ConfigError(f"{dataset_id!r}: {above} is no folder of datasets. Use another name.")
 
 
 class Workshop:
@@ -140,7 +158,10 @@ class Workshop:
         self.recipe = recipe
         options = recipe.settings | ({"hindsight": True} if recipe.agent.uses_hindsight else {})
         self.env = KVEvictVectorEnv(recipe.env_id, min(num_envs, recipe.episodes), "Disabled", **options)
+        self.env.core.queries = queries_of(recipe.agent)
         llm, identity = self.env.core.llm, identity_of(recipe.agent)
+        prepare_watched(llm, recipe.agent)
+        warn_of_unnamed([identity])
         self.made_with = {
             "agent": identity.where,
             "agent_sha256": identity.sha256,
@@ -158,14 +179,16 @@ class Workshop:
             ConfigError: None of the problems can be played.
             InUseError: Another process makes the same.
         """
-        with lock(self.folder, "the episodes in", "choose another id or other settings"):
+        path = dataset_path(self.recipe.dataset_id)
+        with lock(self.folder, "the episodes in", "choose other settings"), lock(path, "the dataset", "use another id"):
+            check_id(self.recipe.dataset_id)  # again: another process may have made it
             draws = list(self._draws(progress))
             if not draws:
                 raise ConfigError(
                     f"budget={self.env.core.config.budget}: none of the first {self.recipe.episodes} problems can be "
                     "played; their texts are too short. Lower the budget or ask for more episodes."
                 )
-            missing = [draw for draw in draws if not self._file(draw[0]).exists()]
+            missing = [draw for draw in draws if not is_whole(self._file(draw[0]))]
             progress.begin("episodes", len(missing))
             for episode in demonstrate(self.env, self.recipe.agent, missing):
                 save_episode(episode, self._file(episode.problem))
@@ -184,7 +207,7 @@ class Workshop:
         for start in range(0, wanted, LOOK_AHEAD):
             indices = range(start, min(start + LOOK_AHEAD, wanted))
             references = problems.solve(indices, [0] * len(indices))
-            fine = {reference.problem.id for reference in references if is_playable(reference, problems.config)}
+            fine = {reference.problem.id for reference in references if plays(reference, problems.config)}
             yield from [(i, self.recipe.seed + i) for i in indices if problems.problem(i).id in fine]
             progress.advance(len(indices))
 
@@ -193,8 +216,9 @@ class Workshop:
         from minari.dataset.minari_storage import MinariStorage
 
         path = dataset_path(self.recipe.dataset_id)
+        for killed in path.parent.glob(f".{path.name}.*"):
+            shutil.rmtree(killed, ignore_errors=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}")  # Minari lists no hidden folders
-        shutil.rmtree(draft, ignore_errors=True)
         (draft / "data").mkdir(parents=True)
         try:
             storage = MinariStorage.new(
@@ -266,6 +290,15 @@ def save_episode(episode: Demonstration, path: Path) -> None:
         columns[f"info/{name}"] = [told[name] for told in episode.infos]
     np.savez_compressed(stream, **columns)
     write_whole(path, stream.getbuffer())
+
+
+def is_whole(path: Path) -> bool:
+    """Whether an episode has been kept; what cannot be read (the power may have gone) is played again."""
+    try:
+        with np.load(path, allow_pickle=False) as columns:
+            return "reward" in columns
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return False
 
 
 def load_episode(path: Path) -> EpisodeBuffer:

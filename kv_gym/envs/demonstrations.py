@@ -11,11 +11,13 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from kv_gym.agents import AgentLike
+from kv_gym.bench.guard import AgentUnusable, Guard, reason_of
 from kv_gym.envs.acting import agent_action
 from kv_gym.envs.core import Draw
 from kv_gym.envs.observations import Observation, select_row
 from kv_gym.envs.vector_env import KVEvictVectorEnv
 from kv_gym.envs.wrappers import numeric
+from kv_gym.errors import KVGymError
 
 
 @dataclass
@@ -56,6 +58,9 @@ def demonstrate(env: KVEvictVectorEnv, agent: AgentLike, draws: Iterable[Draw]) 
 
     Yields:
         Each episode, as it ends.
+
+    Raises:
+        KVGymError: The agent raised, or touched what it was shown.
     """
     assert env.autoreset_mode is AutoresetMode.DISABLED
     coming = deque(draws)
@@ -64,6 +69,7 @@ def demonstrate(env: KVEvictVectorEnv, agent: AgentLike, draws: Iterable[Draw]) 
     row_draws: list[Draw] = [coming[0]] * env.num_envs
     rows: list[Demonstration | None] = [None] * env.num_envs
     idle = np.ones(env.num_envs, dtype=np.bool_)
+    guard: Guard | None = None
     while True:
         for row in np.flatnonzero(idle).tolist():
             if coming:
@@ -78,7 +84,8 @@ def demonstrate(env: KVEvictVectorEnv, agent: AgentLike, draws: Iterable[Draw]) 
                 options={"reset_mask": idle, "problem": list(problems)},
             )
             _see(rows, idle, observation, infos)
-        actions = agent_action(env, agent)
+        guard = guard or Guard(env.core.batch)
+        actions = watched_action(env, agent, guard)
         observation, reward, terminated, truncated, infos = env.step(actions)
         for row, episode in enumerate(rows):
             if episode is not None:
@@ -88,10 +95,28 @@ def demonstrate(env: KVEvictVectorEnv, agent: AgentLike, draws: Iterable[Draw]) 
                 episode.truncations.append(bool(truncated[row]))
         _see(rows, np.ones_like(idle), observation, infos)
         idle = terminated | truncated
+        if idle.any():
+            guard.check_model()
         for row in np.flatnonzero(idle).tolist():
             ended, rows[row] = rows[row], None
             if ended is not None:
                 yield ended
+
+
+def watched_action(env: KVEvictVectorEnv, agent: AgentLike, guard: Guard) -> np.ndarray:
+    """What an agent would do, which may only look.
+
+    Raises:
+        AgentUnusable: It raised.
+        KVGymError: It touched what it was shown, or gave no scores.
+    """
+    try:
+        with guard.watch():
+            return agent_action(env, agent)
+    except (KVGymError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # also sys.exit()
+        raise AgentUnusable(f"agent {agent.name!r} failed: {reason_of(error)}. Mend it.") from error
 
 
 def _see(rows: list[Demonstration | None], new: np.ndarray, observation: Observation, infos: dict[str, Any]) -> None:

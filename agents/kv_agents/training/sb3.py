@@ -6,6 +6,7 @@ which order slots come, and a trained one can be saved as a checkpoint and run l
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers.vector import DictInfoToList
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -25,8 +27,18 @@ from torch import Tensor, nn
 from kv_agents.learned.scorer import Scorer, ScorerConfig
 from kv_gym.errors import ConfigError
 
-MOST_NUMBERS = 256  # of an action, for policies that give each slot weights of its own
-SCORED = "_kv_gym_scored"  # attribute of action spaces for which there is a policy that does not
+MOST_WEIGHTS = 1_000_000  # of a policy
+
+
+def policy_that_trains() -> torch.nn.Module | None:
+    """The policy of the algorithm of stable-baselines3 that steps this environment; None where none does."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        stepping = frame.f_locals.get("self")
+        if isinstance(stepping, BaseAlgorithm):
+            return stepping.policy
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
 
 
 class SlotVecEnv(VecEnv):
@@ -68,16 +80,18 @@ class SlotVecEnv(VecEnv):
         self._actions = actions
 
     def _advise(self) -> None:
-        """Say once what becomes of a policy that has a weight of its own for each slot."""
-        size = int(np.prod(self.action_space.shape or 1))
-        if size > MOST_NUMBERS and not self._advised and not hasattr(self.action_space, SCORED):
-            warnings.warn(
-                f"an action has {size:,} numbers. MultiInputPolicy gives each slot weights of its own (millions, and "
-                "an update moves all of them at once, so learning hardly begins). Take policy=SlotPolicy of "
-                "kv_agents.training.sb3, one small network for all slots, or granularity='token'.",
-                stacklevel=3,
-            )
-        self._advised = True
+        """Say once what becomes of a training whose policy has weights of its own for each slot."""
+        if not self._advised:
+            policy = policy_that_trains()
+            size = 0 if policy is None else sum(weights.numel() for weights in policy.parameters())
+            if size > MOST_WEIGHTS:
+                warnings.warn(
+                    f"the policy has {size:,} weights: {type(policy).__name__} has some of its own for each slot, and "
+                    "an update moves them all at once, so learning hardly begins. Take SlotPolicy of "
+                    "kv_agents.training.sb3, one small network for all slots, or granularity='token'.",
+                    stacklevel=3,
+                )
+            self._advised = True
 
     def step_wait(self) -> VecEnvStepReturn:
         """Play them. Infos are those of the environment without hindsight, of the ended episode where one ends.
@@ -177,7 +191,6 @@ class SlotPolicy(ActorCriticPolicy):
         noise: float = 0.3, **kwargs: Any,
     ) -> None:  # fmt: skip
         self._hidden, self._noise = hidden, noise
-        setattr(action_space, SCORED, True)
         super().__init__(observation_space, action_space, lr_schedule, ortho_init=False, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:

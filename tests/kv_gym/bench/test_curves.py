@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kv_gym.bench.curves import columns_of, read_curve, save_curves
+from kv_gym.bench.curves import columns_of, labels_of, read_curve, save_curves
 from kv_gym.commands.main import main
 from kv_gym.errors import ConfigError
 
@@ -59,9 +59,10 @@ def test_the_command_draws_and_tells(work: Path, tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.jsonl", None, "there is no log"), ("torn.jsonl", '{"step": 1', "is no log of a training"),
+        ("none.jsonl", None, "there is no log"), ("torn.jsonl", '{"step": 1', "nothing was logged yet"),
         ("empty.jsonl", "", "nothing was logged yet"), ("other.json", "{}", "is no log of a training"),
-        ("words.jsonl", '{"loss": "low"}\n', "is no log of a training"), ("list.jsonl", "[1]\n", "is no log"),
+        ("words.jsonl", '{"loss": "low"}\n', "nothing was logged yet"), ("time.jsonl", '{"step": 1, "seconds": 2}\n', "nothing"),
+        ("huge.jsonl", '{"loss": ' + "9" * 400 + "}\n", "is no log"), ("middle.jsonl", '{"st\n{"loss": 1}\n', "is no log"), ("list.jsonl", "[1]\n", "is no log"),
         ("bytes.jsonl", b"\xff\xfe", "is no log"),
     ],
 )  # fmt: skip
@@ -70,6 +71,20 @@ def test_what_is_no_log_is_told(name: str, content: str | bytes | None, message:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError, match=message):
         read_curve(tmp_path / name)
+
+
+def test_odd_names_texts_and_a_last_line_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "x_{$"
+    folder.mkdir()
+    (folder / "log.jsonl").write_text('{"step": 1, "a$\\\\frac$": 2, "stage": "warm"}\n{"step": 2, "a$')
+    monkeypatch.chdir(folder)
+    curve = read_curve(Path("."))
+    assert curve.name == "x_{$" and len(curve.rows) == 1
+    save_curves([curve] * 12, tmp_path / "plot.png")
+    assert labels_of([curve, curve]) == ["x_{$ (1)", "x_{$ (2)"]
+    (tmp_path / "sb3").mkdir()
+    (tmp_path / "sb3" / "progress.csv").write_text("rollout/ep_rew_mean\n1\n")
+    assert read_curve(tmp_path / "sb3").name == "sb3"
 
 
 def test_names_that_cannot_be_drawn_are_told(work: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import minari
 import numpy as np
 import pytest
 import small_env
+import torch
+from kv_agents.base import Agent
 
 import kv_gym  # noqa: F401
 from kv_gym.agents import load_agent
+from kv_gym.engine.slots import SlotView
 from kv_gym.envs import datasets
 from kv_gym.envs.acting import agent_action
 from kv_gym.envs.datasets import Recipe, Workshop, metadata_of, own_datasets
-from kv_gym.errors import ConfigError
+from kv_gym.errors import ConfigError, KVGymError
 
 OPTIONS = {name: value for name, value in small_env.SMALL.items() if name != "n_problems"} | {"mode": "replay"}
 ID = "kvevict-aime/small-v0"
@@ -124,7 +128,8 @@ def test_a_run_stopped_while_it_puts_together_leaves_no_half_of_a_dataset(
         patched.setattr(datasets, "load_episode", stop)
         with pytest.raises(KeyboardInterrupt):
             Workshop(recipe(episodes=2)).make(Silent())
-    assert not [path for path in folder.rglob("*") if path.is_file()] and own_datasets() == []
+    assert not [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert own_datasets() == [] and not list(folder.rglob("data"))
     progress = Silent()
     Workshop(recipe(episodes=2)).make(progress)
     assert progress.stages["episodes"] == 0 and own_datasets() == [ID]
@@ -162,7 +167,7 @@ def test_hindsight_stays_out(folder: Path) -> None:
 
 
 def test_mistakes_are_told(folder: Path) -> None:
-    for name in ("no version", "a-b", "../out-v0", "/tmp/out-v0", "-v0", ""):
+    for name in ("no version", "a-b", "../out-v0", "/tmp/out-v0", "-v0", "", "data/x-v0", "mine/data/x-v0", "m/x-v0"):
         with pytest.raises(ConfigError, match="is no id of a dataset"):
             Recipe(name, small_env.ENV, load_agent("rkv"), 2)
     with pytest.raises(ConfigError, match="action='mask'"):
@@ -176,6 +181,17 @@ def test_mistakes_are_told(folder: Path) -> None:
     Workshop(recipe(episodes=1)).make(Silent())
     with pytest.raises(ConfigError, match="Use another version"):
         recipe()
+    with pytest.raises(ConfigError, match="is no folder of datasets"):
+        Recipe(f"{ID}/inside-v0", small_env.ENV, load_agent("rkv"), 2, OPTIONS)
+    (folder / "plain").write_text("")
+    with pytest.raises(ConfigError, match="is no folder of datasets"):
+        Recipe("plain/x-v0", small_env.ENV, load_agent("rkv"), 2, OPTIONS)
+    for options, message in ({"hindsight": True}, "a dataset shows none"), ({"seed": 2**64}, "seed="):
+        with pytest.raises(ConfigError, match=message):
+            seed = options.pop("seed", 0)
+            Recipe("mine/x-v0", small_env.ENV, load_agent("rkv"), 2, OPTIONS | options, seed)
+    with pytest.raises(ConfigError, match="evicts nothing"):
+        Recipe("mine/x-v0", small_env.ENV, load_agent("full"), 2, OPTIONS)
     data = datasets.dataset_path(ID) / "data" / "metadata.json"
     told = json.loads(data.read_text())
     del told["kv_gym"]
@@ -183,6 +199,57 @@ def test_mistakes_are_told(folder: Path) -> None:
     with pytest.raises(ConfigError, match="was not made by"):
         metadata_of(ID)
     assert own_datasets() == []
+
+
+@dataclass
+class Bad(Agent):
+    """Does what its option says; a dataclass, hence unhashable."""
+
+    what: str = ""
+    name = "bad"
+
+    def score(self, slots: SlotView) -> torch.Tensor:
+        scores = slots.positions.float()
+        if self.what == "raises":
+            raise ValueError("no idea")
+        if self.what == "leaves":
+            raise SystemExit(3)
+        if self.what == "touches":
+            slots.values.zero_()
+        return scores * float("nan") if self.what == "nan" else scores
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("raises", "ValueError: no idea"), ("leaves", "SystemExit"), ("touches", "values"), ("nan", "are NaN")],
+)
+def test_an_agent_that_fails_or_touches_makes_no_dataset(what: str, message: str) -> None:
+    with pytest.raises(KVGymError, match=message):
+        Workshop(Recipe(ID, small_env.ENV, Bad(what), 1, OPTIONS)).make(Silent())
+    assert own_datasets() == []
+
+
+def test_agents_that_read_many_queries_and_dataclasses_play() -> None:
+    for name, agent in ("mine/a-v0", load_agent("snapkv", n_obs=40)), ("mine/b-v0", Bad()):
+        Workshop(Recipe(name, small_env.ENV, agent, 1, OPTIONS | {"budget": 64})).make(Silent())
+    assert own_datasets() == ["mine/a-v0", "mine/b-v0"]
+
+
+def test_two_makers_of_one_id(folder: Path) -> None:
+    """The second is told before it plays; an episode that was torn is played again."""
+    one, other = Workshop(recipe(episodes=2)), Workshop(recipe("streaming", episodes=2))
+    one.folder.mkdir(parents=True)
+    (one.folder / "000001.npz").write_bytes(b"")
+    one.make(Silent())
+    with pytest.raises(ConfigError, match="there is a dataset"):
+        other.make(Silent())
+    assert metadata_of(ID)["algorithm_name"] == "rkv" and minari.load_dataset(ID).total_episodes == 2
+
+
+def test_problems_whose_protected_prompt_fills_the_budget_are_left_out() -> None:
+    options = OPTIONS | {"protect_prompt": True, "budget": 64}
+    Workshop(Recipe(ID, small_env.ENV, load_agent("rkv"), 8, options)).make(Silent())
+    assert 0 < minari.load_dataset(ID).total_episodes < 8
 
 
 def test_without_minari_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
