@@ -61,8 +61,11 @@ def test_the_command_draws_and_tells(work: Path, tmp_path: Path, capsys: pytest.
     [
         ("none.jsonl", None, "there is no log"), ("torn.jsonl", '{"step": 1', "nothing was logged yet"),
         ("empty.jsonl", "", "nothing was logged yet"), ("other.json", "{}", "is no log of a training"),
-        ("words.jsonl", '{"loss": "low"}\n', "nothing was logged yet"), ("time.jsonl", '{"step": 1, "seconds": 2}\n', "nothing"),
-        ("huge.jsonl", '{"loss": ' + "9" * 400 + "}\n", "is no log"), ("middle.jsonl", '{"st\n{"loss": 1}\n', "is no log"), ("list.jsonl", "[1]\n", "is no log"),
+        ("words.jsonl", '{"loss": "low"}\n', "nothing was logged yet"),
+        ("time.jsonl", '{"step": 1, "seconds": 2}\n', "nothing"),
+        ("huge.jsonl", '{"loss": ' + "9" * 400 + "}\n", "is no log"),
+        ("middle.jsonl", '{"st\n{"loss": 1}\n', "is no log"),
+        ("list.jsonl", "[1]\n", "is no log"),
         ("bytes.jsonl", b"\xff\xfe", "is no log"),
     ],
 )  # fmt: skip
