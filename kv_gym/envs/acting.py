@@ -16,8 +16,12 @@ from kv_gym.engine.eviction import share_scores
 from kv_gym.envs.actions import collapse
 from kv_gym.envs.core import EvictionCore
 from kv_gym.errors import ConfigError, ScoreError
+from kv_gym.llm.frozen import FrozenLLM
 
+MOST_PREPARED = 8  # agents, held until others act
 _named = functools.cache(load_agent)  # each name is built once
+_prepared: dict[int, tuple[AgentLike, str]] = {}
+"""Agents by id, and the model that each has seen last: some cannot be hashed, nor referred to weakly."""
 
 
 def agent_action(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any], agent: AgentLike | str) -> np.ndarray:
@@ -43,9 +47,7 @@ def agent_action(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any], agent:
     agent = _named(agent) if isinstance(agent, str) else agent
     if not agent.evicts:
         raise ConfigError(f"{agent.name} evicts nothing, so there is no action for it. Take another agent.")
-    if core.acting is not agent:
-        prepare_agent(agent, core.llm)
-        core.acting = agent
+    _prepare(agent, core.llm)
     view = core.batch.slots()
     if agent.uses_hindsight and view.hindsight is None:
         raise ConfigError(f"{agent.name} knows the future. Make the environment with hindsight=True.")
@@ -59,3 +61,13 @@ def agent_action(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any], agent:
     ranks = torch.empty_like(scores).scatter_(-1, order, places.expand_as(scores))
     actions = ranks.cpu().numpy()
     return actions if isinstance(env.unwrapped, VectorEnv) else actions[0]
+
+
+def _prepare(agent: AgentLike, llm: FrozenLLM) -> None:
+    """Let an agent see the model, unless it is the one that it has seen last."""
+    known, model = _prepared.pop(id(agent), (None, ""))
+    if known is not agent or model != llm.fingerprint:
+        prepare_agent(agent, llm)
+    _prepared[id(agent)] = (agent, llm.fingerprint)
+    while len(_prepared) > MOST_PREPARED:
+        del _prepared[next(iter(_prepared))]

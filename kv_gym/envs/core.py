@@ -164,7 +164,6 @@ class EvictionCore:
         config: Settings of the env.
         action_space: Of one episode.
         observation_space: Of one episode.
-        acting: The agent that was last asked what it would do (`kv_gym.envs.acting`), and has seen the model.
         queries: Newest queries that are kept for agents, where the usual ones are not enough; before the first reset.
     """
 
@@ -178,7 +177,6 @@ class EvictionCore:
         self.shape = decision_shape(sizes.n_layers, sizes.n_kv_heads, self.config.slots, self.config.shared)
         self.action_space = make_action_space(self.config, self.shape)
         self.observation_space = make_observation_space(self.config, sizes, self.shape)
-        self.acting: object = None
         self.queries = 0
         self._batch: EpisodeBatch | None = None
         self._env_id, self._render_mode = env_id, render_mode

@@ -169,6 +169,7 @@ class Workshop:
             "settings": self.env.core.config.model_dump(mode="json"),
             "model_sha256": llm.fingerprint,
             "seed": recipe.seed,
+            "versions": versions(),
         }
         self.folder = cache_folder() / "datasets" / text_hash(canonical(self.made_with))[:16]
 
@@ -266,7 +267,6 @@ class Workshop:
                 "returns": {"mean": float(np.mean(returns)), "lowest": min(returns), "highest": max(returns)},
                 "solved": solved,
                 "command": command(),
-                "versions": versions(),
                 "git": git,
                 "hardware": hardware(self.env.core.llm.shape.device),
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 import small_env
 import torch
+from kv_agents.base import Agent
 from kv_agents.observation import ObservationAgent
 
 import kv_gym  # noqa: F401
 from kv_gym.agents import AgentLike, load_agent, prepare_agent
 from kv_gym.bench.scoring import keep_scores
 from kv_gym.engine.episodes import EpisodeBatch
+from kv_gym.engine.slots import SlotView
 from kv_gym.envs.acting import agent_action
 from kv_gym.errors import ActionError, ConfigError
+from kv_gym.llm.frozen import FrozenLLM
 
 ENV = small_env.ENV
 SMALL = small_env.SMALL | {"n_problems": 4}
@@ -88,6 +92,29 @@ def test_a_policy_plays_on_the_bench_what_it_plays_in_the_environment(options: d
         assert torch.equal(positions(batch), positions(env.unwrapped.core.batch))  # type: ignore[attr-defined]
         if (terminated | truncated).any():
             break
+
+
+def test_an_agent_sees_the_model_of_the_environment_that_it_acts_in() -> None:
+    """Once for each, also where environments of two models take turns; agents that cannot be hashed act too."""
+    seen: list[str] = []
+
+    @dataclass
+    class Seeing(Agent):
+        name = "seeing"
+
+        def prepare(self, llm: FrozenLLM) -> None:
+            seen.append(llm.fingerprint)
+
+        def score(self, slots: SlotView) -> torch.Tensor:
+            return slots.positions.float()
+
+    one, other = gymnasium.make(ENV, **SMALL), gymnasium.make(ENV, **(SMALL | {"model": "tiny-domains"}))
+    agent = Seeing()
+    for env in (one, one, other, one):
+        env.reset(seed=0)
+        agent_action(env, agent)
+    models = [env.unwrapped.core.llm.fingerprint for env in (one, other)]  # type: ignore[attr-defined]
+    assert seen == [models[0], models[1], models[0]]
 
 
 def test_mistakes_are_told() -> None:
