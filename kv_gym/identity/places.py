@@ -7,7 +7,7 @@ import hashlib
 import site
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -62,10 +62,21 @@ def _spec(name: str) -> ModuleSpec | None:
             return None
         path = list(outer.submodule_search_locations)
     for finder in sys.meta_path:
-        spec = finder.find_spec(name, path)
+        try:
+            spec = finder.find_spec(name, path)
+        except KeyError:  # a folder without __init__.py in a package that is not imported, which importlib wants loaded
+            return _namespace(name, path or [])
         if spec is not None:
             return spec
     return None
+
+
+def _namespace(name: str, path: Sequence[str]) -> ModuleSpec | None:
+    """The package that is the folders of that name."""
+    spec = ModuleSpec(name, None, is_package=True)
+    folders = [str(folder) for place in path if (folder := Path(place) / name.rpartition(".")[2]).is_dir()]
+    spec.submodule_search_locations = folders
+    return spec if folders else None
 
 
 def is_foreign(name: str, file: Path, beside: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,10 @@ import minari
 import numpy as np
 import pytest
 import small_env
-import torch
-from kv_agents.base import Agent
+from bad_agent import Bad
 
 import kv_gym  # noqa: F401
 from kv_gym.agents import load_agent
-from kv_gym.engine.slots import SlotView
 from kv_gym.envs import datasets
 from kv_gym.envs.acting import agent_action
 from kv_gym.envs.datasets import Recipe, Workshop, metadata_of, own_datasets
@@ -199,24 +196,6 @@ def test_mistakes_are_told(folder: Path) -> None:
     with pytest.raises(ConfigError, match="was not made by"):
         metadata_of(ID)
     assert own_datasets() == []
-
-
-@dataclass
-class Bad(Agent):
-    """Does what its option says; a dataclass, hence unhashable."""
-
-    what: str = ""
-    name = "bad"
-
-    def score(self, slots: SlotView) -> torch.Tensor:
-        scores = slots.positions.float()
-        if self.what == "raises":
-            raise ValueError("no idea")
-        if self.what == "leaves":
-            raise SystemExit(3)
-        if self.what == "touches":
-            slots.values.zero_()
-        return scores * float("nan") if self.what == "nan" else scores
 
 
 @pytest.mark.parametrize(
