@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
-from kv_gym.agents import AgentLike, load_agent, prepare_agent
+from kv_gym.agents import AgentLike, load_agent
+from kv_gym.bench.guard import prepare_watched
 from kv_gym.bench.scoring import keep_scores
-from kv_gym.engine.eviction import share_scores
+from kv_gym.engine.eviction import check_scores, share_scores
 from kv_gym.envs.actions import collapse
 from kv_gym.envs.core import EvictionCore
-from kv_gym.errors import ConfigError, ScoreError
+from kv_gym.errors import ConfigError
 from kv_gym.llm.frozen import FrozenLLM
 
 MOST_PREPARED = 8  # agents, held until others act
@@ -47,14 +48,13 @@ def agent_action(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any], agent:
     agent = _named(agent) if isinstance(agent, str) else agent
     if not agent.evicts:
         raise ConfigError(f"{agent.name} evicts nothing, so there is no action for it. Take another agent.")
-    _prepare(agent, core.llm)
+    prepare_once(agent, core.llm)
     view = core.batch.slots()
     if agent.uses_hindsight and view.hindsight is None:
         raise ConfigError(f"{agent.name} knows the future. Make the environment with hindsight=True.")
     with torch.no_grad():
         found = keep_scores(agent, view).float()
-        if found.isnan().any():
-            raise ScoreError(f"{agent.name} gives keep scores that are NaN. Every slot needs a number.")
+        check_scores(found, view.shape)
         scores = collapse(share_scores(found, core.config.shared), core.config.shared)
     order = scores.argsort(dim=-1, stable=True)  # of equal scores the oldest go first, as in the engine
     places = torch.linspace(-1, 1, scores.shape[-1], device=scores.device)
@@ -63,11 +63,15 @@ def agent_action(env: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any], agent:
     return actions if isinstance(env.unwrapped, VectorEnv) else actions[0]
 
 
-def _prepare(agent: AgentLike, llm: FrozenLLM) -> None:
-    """Let an agent see the model, unless it is the one that it has seen last."""
+def prepare_once(agent: AgentLike, llm: FrozenLLM) -> None:
+    """Let an agent see the model, unless it is the one that it has seen last.
+
+    Raises:
+        KVGymError: As `prepare_watched`.
+    """
     known, model = _prepared.pop(id(agent), (None, ""))
     if known is not agent or model != llm.fingerprint:
-        prepare_agent(agent, llm)
+        prepare_watched(llm, agent)
     _prepared[id(agent)] = (agent, llm.fingerprint)
     while len(_prepared) > MOST_PREPARED:
         del _prepared[next(iter(_prepared))]

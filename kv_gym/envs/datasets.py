@@ -21,10 +21,10 @@ import numpy as np
 
 from kv_gym.agents import AgentLike, queries_of
 from kv_gym.bench.benchmark import warn_of_unnamed
-from kv_gym.bench.guard import prepare_watched
 from kv_gym.bench.plan import plays
 from kv_gym.bench.provenance import command, git_state, hardware, versions
 from kv_gym.config import EnvConfig, make_config
+from kv_gym.envs.acting import prepare_once
 from kv_gym.envs.core import LOOK_AHEAD, Draw
 from kv_gym.envs.demonstrations import Demonstration, demonstrate
 from kv_gym.envs.vector_env import KVEvictVectorEnv
@@ -160,7 +160,7 @@ class Workshop:
         self.env = KVEvictVectorEnv(recipe.env_id, min(num_envs, recipe.episodes), "Disabled", **options)
         self.env.core.queries = queries_of(recipe.agent)
         llm, identity = self.env.core.llm, identity_of(recipe.agent)
-        prepare_watched(llm, recipe.agent)
+        prepare_once(recipe.agent, llm)
         warn_of_unnamed([identity])
         self.made_with = {
             "agent": identity.where,

@@ -69,7 +69,7 @@ def demonstrate(env: KVEvictVectorEnv, agent: AgentLike, draws: Iterable[Draw]) 
     row_draws: list[Draw] = [coming[0]] * env.num_envs
     rows: list[Demonstration | None] = [None] * env.num_envs
     idle = np.ones(env.num_envs, dtype=np.bool_)
-    guard: Guard | None = None
+    guard = Guard(env.core.batch)
     while True:
         for row in np.flatnonzero(idle).tolist():
             if coming:
@@ -84,7 +84,6 @@ def demonstrate(env: KVEvictVectorEnv, agent: AgentLike, draws: Iterable[Draw]) 
                 options={"reset_mask": idle, "problem": list(problems)},
             )
             _see(rows, idle, observation, infos)
-        guard = guard or Guard(env.core.batch)
         actions = watched_action(env, agent, guard)
         observation, reward, terminated, truncated, infos = env.step(actions)
         for row, episode in enumerate(rows):
