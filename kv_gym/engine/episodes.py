@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -69,6 +70,7 @@ class EpisodeBatch:
         hindsight: Compute golden labels at every reset (one full forward over the reference).
         evictions: Remember which slots went (`records.evicted`).
         queries: How many of the newest queries an agent may ask for, at least; 32 and a window are always kept.
+        label_folder: Keeps the golden labels of references that are met again (`kv_gym.engine.golden`).
 
     Attributes:
         texts: What is asked and written.
@@ -80,14 +82,14 @@ class EpisodeBatch:
 
     def __init__(
         self, llm: FrozenLLM, config: EnvConfig, n: int, statistics: Collection[str] = tuple(ACCUMULATORS),
-        hindsight: bool = False, evictions: bool = False, queries: int = 0,
+        hindsight: bool = False, evictions: bool = False, queries: int = 0, label_folder: Path | None = None,
     ) -> None:  # fmt: skip
         self.llm, self.config, self.n = llm, config, n
         self.decoding = Decoding(config.temperature, config.top_p, config.top_k)
         self.cache = SlotCache(llm.shape, n, config.budget, config.evict_every, queries, statistics)
         self.reader = TokenReader(llm, self.cache, way_to_read(llm.shape.device, config.compile))
         self.shadow = Shadow(llm, n, text_capacity(config)) if config.shadow else None
-        self.labels = Labels(llm, config, n) if hindsight else None
+        self.labels = Labels(llm, config, n, label_folder) if hindsight else None
         self.texts = Texts(llm, config, n)
         self.records = Records(llm.shape, config, n, evictions)
         device = llm.shape.device

@@ -8,8 +8,10 @@ in float32. It is greedy, a strong label and not a proven optimum.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kv_gym.config import EnvConfig
@@ -17,12 +19,16 @@ from kv_gym.engine.capacity import text_capacity
 from kv_gym.engine.reading import NUMBERS_AT_ONCE, read_known
 from kv_gym.engine.reference import Reference
 from kv_gym.engine.slots import Hindsight
+from kv_gym.files import write_whole
 from kv_gym.llm.attention import attention_rows
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.frozen import FrozenLLM
 
 MOST_EXACT = 2**30
 """Bytes of labels that are kept in float32; where it would be more, half precision has to do."""
+
+STORED_UNIT = 2.0**14
+"""What shares are multiplied with in files of half precision: 1 stays in range, and 1e-9 is not lost."""
 
 
 def block_attention(
@@ -72,6 +78,48 @@ def block_attention(
         yield b, means
 
 
+def stored_attention(
+    llm: FrozenLLM, references: Sequence[Reference], start: int, block: int, folder: Path
+) -> Iterator[tuple[int, Tensor]]:
+    """The same of references, in half precision, from files in `folder`; what is not there yet is computed and kept.
+
+    Blocks of budgets that are multiples of `block` apart are the same, so one file serves them all.
+
+    Yields:
+        (b, [N, L, H_kv, S]): block b; S are the tokens of the longest reference up to its end.
+    """
+    offset = start % block
+    paths = [folder / f"{reference.hash[:40]}-{offset}-{block}.safetensors" for reference in references]
+    missing = [(reference, path) for reference, path in zip(references, paths, strict=True) if not path.exists()]
+    if missing:
+        tokens, lengths = padded([reference for reference, _ in missing], llm.shape.device)
+        size = (len(missing), -(-(tokens.shape[1] - offset) // block), llm.shape.n_layers, llm.shape.n_kv_heads)
+        tables = torch.zeros(*size, tokens.shape[1], dtype=torch.float16)
+        for b, means in block_attention(llm, tokens, lengths, offset, block):
+            tables[:, b, ..., : means.shape[-1]] = (means * STORED_UNIT).half().cpu()
+        for table, (reference, path) in zip(tables, missing, strict=True):
+            here = table[: -(-(len(reference) - offset) // block), ..., : len(reference)]
+            write_whole(path, save({"attention": here.contiguous()}))
+    found = [load_file(path)["attention"] for path in paths]
+    longest = max(table.shape[-1] for table in found)
+    for b in range((start - offset) // block, max(len(table) for table in found)):
+        end = min(offset + (b + 1) * block, longest)
+        means = torch.zeros(len(found), *found[0].shape[1:-1], end)
+        for row, table in zip(means, found, strict=True):
+            if b < len(table):
+                row[..., : table.shape[-1]] = table[b, ..., :end].float() / STORED_UNIT
+        yield b - (start - offset) // block, means
+
+
+def padded(references: Sequence[Reference], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Texts side by side, padded on the right, [N, T], and their lengths, [N]."""
+    lengths = torch.tensor([len(reference) for reference in references], device=device)
+    tokens = torch.zeros(len(references), int(lengths.max()), dtype=torch.long, device=device)
+    for row, reference in zip(tokens, references, strict=True):
+        row[: len(reference)] = reference.tokens
+    return tokens, lengths
+
+
 class Labels:
     """Golden labels of N episodes, a row each: for each decision, what every token of the text will get from then on.
 
@@ -81,10 +129,11 @@ class Labels:
         llm: The frozen LLM.
         config: Settings of the env.
         n: Episodes, N.
+        folder: Keeps what references get, for trainings that meet them again and again (`stored_attention`).
     """
 
-    def __init__(self, llm: FrozenLLM, config: EnvConfig, n: int) -> None:
-        self.llm, self.config = llm, config
+    def __init__(self, llm: FrozenLLM, config: EnvConfig, n: int, folder: Path | None = None) -> None:
+        self.llm, self.config, self.folder = llm, config, folder
         capacity, shape = text_capacity(config), llm.shape
         n_blocks = max(0, -(-(capacity - config.slots) // config.evict_every))
         size = (n, n_blocks + 1, shape.n_layers, shape.n_kv_heads, capacity)  # nothing comes behind the last block
@@ -96,11 +145,11 @@ class Labels:
 
     def start(self, rows: Tensor, references: Sequence[Reference]) -> None:
         """Look ahead in the references of the episodes that start in `rows` [R]."""
-        lengths = torch.tensor([len(r) for r in references], device=rows.device)
-        tokens = torch.zeros(len(references), int(lengths.max()), dtype=torch.long, device=rows.device)
-        for i, reference in enumerate(references):
-            tokens[i, : len(reference)] = reference.tokens
-        blocks = block_attention(self.llm, tokens, lengths, self.config.slots, self.config.evict_every)
+        start, block = self.config.slots, self.config.evict_every
+        if self.folder is None:
+            blocks = block_attention(self.llm, *padded(references, rows.device), start, block)
+        else:
+            blocks = stored_attention(self.llm, references, start, block, self.folder)
         self.put(rows.cpu(), blocks)
 
     def put(self, rows: Tensor, blocks: Iterator[tuple[int, Tensor]]) -> None:

@@ -85,8 +85,11 @@ class Course:
         )
 
     def playable(self, references: Sequence[Reference], config: EnvConfig) -> list[Reference]:
-        """Those that can be played and whose reference is right: a wrong text teaches nothing worth keeping."""
-        found = [r for r in references if r.correct == 1 and is_playable(r, config)]
+        """Those that can be played and whose reference is right: a wrong text teaches nothing worth keeping.
+
+        Recorded traces are somebody else's text, whatever the LLM answers behind them.
+        """
+        found = [r for r in references if (r.correct == 1 or r.problem.trace) and is_playable(r, config)]
         if not found:
             raise ConfigError(f"no problem has a right reference that is long enough for budget={config.budget}.")
         return found

@@ -34,9 +34,6 @@ from kv_gym.engine.reference import Reference
 from kv_gym.engine.slots import SlotView
 from kv_gym.errors import ConfigError
 
-BUFFER = 160  # lessons that are mixed; about 600 MB at a budget of 128
-SAVE_EVERY = 10  # rounds
-VALIDATE_EVERY = 40  # rounds
 
 
 @dataclass
@@ -59,6 +56,9 @@ class DistillRecipe:
         label: Of a slot: `max` (golden), or `sum` of the future attention over blocks, as KVP has it.
         margin: Of the hinge, in units of the scores.
         samples: Orders drawn per head, for `order`.
+        buffer: Lessons that are mixed; 160 are about 600 MB on the embedded model at a budget of 128.
+        validate_every, save_every: Rounds.
+        store_labels: Keep golden labels in files beside the state, for models that take long to read a text.
         n_train, n_validation: Problems.
         seed: Of weights and order.
     """
@@ -78,6 +78,10 @@ class DistillRecipe:
     label: Literal["max", "sum"] = "max"
     margin: float = 0.1
     samples: int = 8
+    buffer: int = 160
+    validate_every: int = 40
+    save_every: int = 10
+    store_labels: bool = False
     n_train: int = 1024
     n_validation: int = 32
     seed: int = 0
@@ -219,8 +223,9 @@ class Distiller:
         torch.manual_seed(recipe.seed)
         self.scorer: Scorer | None = None
         self.optimizer: torch.optim.Optimizer | None = None
-        self.lessons: deque[Lesson] = deque(maxlen=BUFFER)
+        self.lessons: deque[Lesson] = deque(maxlen=recipe.buffer)
         self.losses: deque[float] = deque(maxlen=200)
+        self.labels = self.work.folder / "labels" if recipe.store_labels else None
         self.seconds = 0.0
         self.best: tuple[float, dict[str, Tensor]] = (np.inf, {})
         self.round = 0
@@ -274,11 +279,11 @@ class Distiller:
         for number in steps(self.course.progress, "rounds", self.round, self.recipe.rounds):
             self._teach(number)
             self.round, self.seconds = number + 1, time.time() - started
-            if self.round % VALIDATE_EVERY == 0 or self.round == self.recipe.rounds:
+            if self.round % self.recipe.validate_every == 0 or self.round == self.recipe.rounds:
                 row = {"step": self.round, "loss": round(float(np.mean(self.losses)), 5), **self.validate()}
                 self.work.log.append(row | {"seconds": round(self.seconds)})
                 self.course.progress.describe(f"validation loss {row['validation_loss']:.3f}")
-            if self.round % SAVE_EVERY == 0 or self.round == self.recipe.rounds:
+            if self.round % self.recipe.save_every == 0 or self.round == self.recipe.rounds:
                 self.save()
 
     def _teach(self, number: int) -> None:
@@ -299,7 +304,7 @@ class Distiller:
             assert self.scorer is not None
             return golden(view) if number < recipe.golden_rounds else self.scorer(read["inputs"])
 
-        batch = EpisodeBatch(course.llm, config, len(chosen), hindsight=True)
+        batch = EpisodeBatch(course.llm, config, len(chosen), hindsight=True, label_folder=self.labels)
         for view, running, _ in decisions(batch, [references[i] for i in chosen], choose):
             rows = running[torch.randperm(len(running))[: recipe.rows].to(running.device)]
             label = golden(view) if recipe.label == "max" else future_sum(view)
@@ -336,7 +341,7 @@ class Distiller:
         for budget in self.recipe.budgets:
             config = self.course.config(budget, "replay")
             references = self.course.playable(self.course.validation, config)
-            batch = EpisodeBatch(self.course.llm, config, len(references), hindsight=True)
+            batch = EpisodeBatch(self.course.llm, config, len(references), hindsight=True, label_folder=self.labels)
             for view, running, scores in decisions(batch, references, self.score):
                 lesson = Lesson(torch.empty(0), golden(view)[running], view.protected[running], view.evict_every)
                 recalls.append(float(eviction_recall(scores[running], lesson).mean()))

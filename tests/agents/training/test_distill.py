@@ -10,7 +10,6 @@ import pytest
 import torch
 from kv_agents.learned import checkpoints
 from kv_agents.learned.policy import order_log_prob
-from kv_agents.training import distill
 from kv_agents.training.course import Course
 from kv_agents.training.distill import (
     Distiller,
@@ -141,12 +140,8 @@ def test_distillation_resumes_to_the_same_checkpoint_format(course: Course, tmp_
     assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])["step"] == 10
 
 
-def test_a_stopped_distillation_ends_as_one_that_was_not(
-    course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(distill, "SAVE_EVERY", 2)
-    monkeypatch.setattr(distill, "VALIDATE_EVERY", 3)
-    knobs = recipe(rounds=7, golden_rounds=4)
+def test_a_stopped_distillation_ends_as_one_that_was_not(course: Course, tmp_path: Path) -> None:
+    knobs = recipe(rounds=7, golden_rounds=4, save_every=2, validate_every=3, store_labels=True)
     whole = finished(lambda: Distiller(course, knobs, tmp_path / "whole"), [])
     stopped = finished(lambda: Distiller(course, knobs, tmp_path / "stopped"), [0, 1, 0, 0])
     assert without_seconds(stopped.work.log) == without_seconds(whole.work.log)

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from kv_gym.config import make_config
-from kv_gym.engine.golden import Labels, block_attention
+from kv_gym.engine.golden import Labels, block_attention, stored_attention
+from kv_gym.engine.reference import Reference
 from kv_gym.llm.loading import load_llm
 
 
@@ -72,3 +73,23 @@ def test_block_attention_is_a_slow_recomputation(llm):
                         for member in (2 * head, 2 * head + 1):
                             expected[:length] += attention[layer][0, member, query] / (2 * len(queries))
                     torch.testing.assert_close(found[row, layer, head, :, block], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("start", [6, 10])
+def test_stored_attention_is_the_same_and_is_computed_once(llm, tmp_path, monkeypatch, start):
+    tokens = torch.randint(3, 60, (2, 15), generator=torch.Generator().manual_seed(0))
+    none = torch.zeros(15)
+    texts = [
+        Reference(None, row[:length], 2, none, none, "eos", 1.0, str(length))  # type: ignore[arg-type]
+        for row, length in zip(tokens, (15, 9), strict=True)
+    ]
+    exact = list(block_attention(llm, tokens, torch.tensor([15, 9]), start, block=4))
+    list(stored_attention(llm, texts[1:], 6, 4, tmp_path))  # one of them is there already
+    for again in (False, True):
+        if again:
+            monkeypatch.setattr("kv_gym.engine.golden.block_attention", None)
+        found = list(stored_attention(llm, texts, start, 4, tmp_path))
+        assert [b for b, _ in found] == [b for b, _ in exact]
+        for (_, means), (_, expected) in zip(found, exact, strict=True):
+            torch.testing.assert_close(means, expected, rtol=1e-3, atol=1e-8)
+    assert len(list(tmp_path.iterdir())) == 2  # for both starts, which are multiples of the block apart
