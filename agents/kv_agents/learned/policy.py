@@ -24,12 +24,12 @@ class Draw:
     Attributes:
         slots: The pool's slots: first those that go, in the order they were drawn, then the others, [..., P].
         n_evicted: How many go, k.
-        log_prob: Of the drawn order, nats, [...].
+        log_probs: Of each pick, given those before it, nats, [..., k]; their sum is that of the drawn order.
     """
 
     slots: Tensor
     n_evicted: int
-    log_prob: Tensor
+    log_probs: Tensor
 
     @property
     def evicted(self) -> Tensor:
@@ -53,20 +53,25 @@ def draw_evictions(keep_scores: Tensor, protected: Tensor, n_evicted: int, unifo
     gumbel = -torch.log(-torch.log(uniform.gather(-1, best.indices).clamp(1e-9, 1 - 1e-7)))
     order = (best.values + gumbel).argsort(-1, descending=True)
     slots = best.indices.gather(-1, order)
-    return Draw(slots, n_evicted, order_log_prob(best.values.gather(-1, order), n_evicted))
+    return Draw(slots, n_evicted, pick_log_probs(best.values.gather(-1, order), n_evicted))
 
 
 def order_log_prob(evict_logits: Tensor, n_drawn: int) -> Tensor:
-    """Log-probability of drawing the first `n_drawn` of a pool in this order, [...].
+    """Log-probability of drawing the first `n_drawn` of a pool in this order, [...]: the sum of `pick_log_probs`."""
+    return pick_log_probs(evict_logits, n_drawn).sum(-1)
 
-        sum_{j < n_drawn} (x_j - logsumexp(x_j, ..., x_{P-1}))
+
+def pick_log_probs(evict_logits: Tensor, n_drawn: int) -> Tensor:
+    """Log-probability of each of the first `n_drawn` picks of a pool in this order, [..., n_drawn].
+
+        x_j - logsumexp(x_j, ..., x_{P-1})
 
     Args:
         evict_logits: Of the pool, drawn ones first and in order, [..., P].
         n_drawn: How many were drawn.
     """
     rest = evict_logits.flip(-1).logcumsumexp(-1).flip(-1)
-    return (evict_logits - rest)[..., :n_drawn].sum(-1)
+    return (evict_logits - rest)[..., :n_drawn]
 
 
 def scores_of(draw: Draw, like: Tensor) -> Tensor:

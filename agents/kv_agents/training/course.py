@@ -35,15 +35,22 @@ class Course:
         n_train: First problems of the train split.
         n_validation: First problems of the validation split.
         progress: Told how far it is, here and by the trainer.
+        budgets: That will be trained at; each must be one that the environment takes. Default: the page's.
+
+    Raises:
+        KVGymError: A setting or a budget is none of the environment's.
     """
 
     def __init__(
         self, env_id: str, options: dict[str, Any], families: Sequence[str], n_train: int, n_validation: int,
-        progress: Progress | None = None,
+        progress: Progress | None = None, budgets: Sequence[int] = (),
     ) -> None:  # fmt: skip
         self.env_id, self.options, self.families = env_id, options, tuple(families)
         self.progress: Progress = progress or Silent()
-        config = make_config(env_id, **options)
+        own: list[dict[str, Any]] = [{"budget": budget} for budget in budgets] or [{}]
+        config, *_ = [
+            make_config(env_id, **options | budget) for budget in own
+        ]  # mistakes show before anything is made
         self.llm: FrozenLLM = load_llm(config.model, config.revision, config.dtype, config.device)
         self.train = self._references(config, "train", n_train, self.families)
         self.validation = self._references(config, "validation", n_validation, ())

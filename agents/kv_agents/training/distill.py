@@ -35,7 +35,6 @@ from kv_gym.engine.slots import SlotView
 from kv_gym.errors import ConfigError
 
 
-
 @dataclass
 class DistillRecipe:
     """Every knob of the distillation.

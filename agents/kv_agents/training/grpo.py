@@ -4,9 +4,10 @@ A group of rollouts of one problem differs only in what its Plackett-Luce policy
 its mean is each rollout's advantage.
 
 Source: ForesightKV, arXiv:2602.03203, RL stage, which follows GRPO (arXiv:2402.03300). Differs: groups live in one
-batch, not on as many GPUs; the log-probability of a draw is exact (`kv_agents.learned.policy`); several minibatch
-steps, so that clipping acts; groups without variance are skipped, not blown up; advantages per decision from the reward
-that follows it, or one per episode as in the paper (`credit`).
+batch, not on as many GPUs; the log-probability of a draw is exact (`kv_agents.learned.policy`); ratios are of each
+pick, as GRPO's are of each token, not of a whole draw (`ratio`); several minibatch steps, so that clipping acts; groups
+without variance are skipped, not blown up; advantages per decision from the reward that follows it, or one per episode
+as in the paper (`credit`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from kv_agents.learned import checkpoints
 from kv_agents.learned.inputs import read_inputs
-from kv_agents.learned.policy import order_log_prob, sample, scores_of
+from kv_agents.learned.policy import pick_log_probs, sample, scores_of
 from kv_agents.learned.scorer import Scorer
 from kv_agents.training.course import Course, loss_alone, mean_return, reward_options, set_rate
 from kv_gym.bench.progress import steps
@@ -33,6 +34,7 @@ from kv_gym.rewards import needs_answer, weights_of
 VALIDATE_EVERY = 20  # iterations
 SAVE_EVERY = 5  # iterations
 NO_SPREAD = 1e-6  # a group whose returns differ by less teaches nothing
+MOST = 10.0  # nats; a log-ratio beyond is clamped, or its exponential would be all that a batch teaches
 
 
 @dataclass
@@ -53,7 +55,10 @@ class GRPORecipe:
             `--set w_loss=0.05` sets one and leaves the others.
         temperature: Of the policy, in units of the scores' spread over a pool at the start.
         minibatches: Optimizer steps a batch.
-        clip: Largest change of a draw's probability ratio that is rewarded.
+        ratio: What is compared with the policy that drew: each `pick`, which means the same at any `evict_every`, or
+            the whole `order` of a draw, as in the shipped scorers' tuning. Over an order, changes add up: of 128
+            picks nearly all are clipped.
+        clip: Largest change of that probability's ratio that is rewarded.
         kl: Weight of the divergence from the start.
         lr: Peak learning rate of Adam; falls linearly to zero.
         n_train, n_validation: Problems.
@@ -72,6 +77,7 @@ class GRPORecipe:
     weights: dict[str, float] = field(default_factory=loss_alone)
     temperature: float = 0.15
     minibatches: int = 8
+    ratio: Literal["pick", "order"] = "pick"
     clip: float = 0.2
     kl: float = 0.005
     lr: float = 3e-4
@@ -86,7 +92,7 @@ class Rollouts:
 
     Attributes:
         inputs: Of the pool's slots, drawn ones first and in order, [R, L, H_kv, P, F].
-        log_prob: Of the draw when it was made, nats, [R, L, H_kv].
+        log_prob: Of what was drawn when it was, nats, [R, L, H_kv, k], or 1 for k where it is of whole orders.
         advantage: [R].
     """
 
@@ -129,19 +135,19 @@ def group_advantages(
 
 
 def policy_loss(new: Tensor, old: Tensor, start: Tensor, advantage: Tensor, clip: float, kl: float) -> Tensor:
-    """The clipped surrogate of PPO with a penalty on the divergence from the start, mean over draws.
+    """The clipped surrogate of PPO with a penalty on the divergence from the start, mean over picks (or orders).
 
     Args:
-        new: Log-probabilities under the policy that learns, [R, L, H_kv].
+        new: Log-probabilities under the policy that learns, [R, L, H_kv, k].
         old: Under the one that drew.
         start: Under the one that training began from.
         advantage: [R].
         clip: Range of the ratio.
         kl: Weight of the divergence, estimated as exp(d) - d - 1 with d = start - new (never negative).
     """
-    ratio, gain = (new - old).exp(), advantage[:, None, None]
+    ratio, gain = (new - old).clamp(-MOST, MOST).exp(), advantage[:, None, None, None]
     surrogate = torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain)
-    gap = start - new
+    gap = (start - new).clamp(-MOST, MOST)
     return (-surrogate + kl * (gap.exp() - gap - 1)).mean()
 
 
@@ -224,7 +230,7 @@ class Tuner:
             draw = sample(scores, view, uniform, recipe.temperature)
             pool = draw.slots[..., None].expand(*draw.slots.shape, read.shape[-1])
             inputs.append(read.gather(3, pool))
-            log_probs.append(draw.log_prob)
+            log_probs.append(self._compared(draw.log_probs))
             running.append(batch.active.clone())
             rewards.append(batch.step(scores_of(draw, scores)).reward)
             if recipe.mode == "replay" and not needs_answer(weights_of(batch.config)):
@@ -248,9 +254,13 @@ class Tuner:
         return scores / self.scale
 
     def _log_prob(self, scorer: Scorer, inputs: Tensor) -> Tensor:
-        """Log-probability of stored draws, [R, L, H_kv]."""
+        """Log-probability of stored draws, [R, L, H_kv, k or 1]."""
         logits = -scorer(inputs) / self.scale / self.recipe.temperature
-        return order_log_prob(logits, self.evict_every)
+        return self._compared(pick_log_probs(logits, self.evict_every))
+
+    def _compared(self, picks: Tensor) -> Tensor:
+        """What the recipe compares: picks [..., k] as they are, or their order's [..., 1]."""
+        return picks if self.recipe.ratio == "pick" else picks.sum(-1, keepdim=True)
 
     def _learn(self, rollouts: Rollouts, generator: torch.Generator) -> dict[str, float]:
         """Take the minibatch steps."""

@@ -34,8 +34,11 @@ class Training:
     def begin(self, recipe: Any, env_id: str, options: dict[str, Any], work: Path, progress: Progress) -> Any:
         """Return the trainer, with the problems of an environment and their references."""
         if hasattr(recipe, "weights"):  # mistakes show before references are made
-            make_config(env_id, **options | reward_options(recipe.weights, recipe.mode))
-        course = Course(env_id, options, recipe.families, recipe.n_train, recipe.n_validation, progress)
+            reward = reward_options(recipe.weights, recipe.mode)
+            make_config(env_id, **options | reward | {"budget": recipe.budgets[0]})
+        course = Course(
+            env_id, options, recipe.families, recipe.n_train, recipe.n_validation, progress, recipe.budgets
+        )  # fmt: skip
         return self.trainer(course, recipe, work)
 
 

@@ -148,3 +148,13 @@ def test_a_stopped_distillation_ends_as_one_that_was_not(course: Course, tmp_pat
     assert [row["step"] for row in stopped.work.log] == [3, 6, 7]
     for name, values in whole.scorer.state_dict().items():
         assert torch.equal(values, stopped.scorer.state_dict()[name]), name
+
+
+def test_the_budgets_of_the_recipe_count_and_not_that_of_the_page() -> None:
+    """The page's 128 slots would not hold what is protected here; the recipe's do."""
+    options = {"evict_every": 8, "n_recent": 130, "max_new_tokens": 120, "max_prompt_tokens": 120}
+    with pytest.raises(ConfigError, match="budget"):
+        Course("KVEvict-AIME-v0", options, (), 1, 1)
+    assert Course("KVEvict-AIME-v0", options, (), 1, 1, budgets=(140,)).train
+    with pytest.raises(ConfigError, match="budget"):
+        Course("KVEvict-AIME-v0", options, (), 1, 1, budgets=(140, 64))

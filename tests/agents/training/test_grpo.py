@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from kv_agents.learned import checkpoints
-from kv_agents.learned.policy import order_log_prob
+from kv_agents.learned.policy import draw_evictions, order_log_prob, pick_log_probs
 from kv_agents.training import grpo
 from kv_agents.training.course import Course
 from kv_agents.training.grpo import GRPORecipe, Rollouts, Tuner, group_advantages, policy_loss
@@ -42,8 +42,8 @@ def test_decisions_that_were_not_made_teach_nothing() -> None:
 
 
 def test_policy_loss_by_hand() -> None:
-    old, start = torch.zeros(2, 1, 1), torch.zeros(2, 1, 1)
-    new = torch.tensor([1.5, 0.5]).log().reshape(2, 1, 1)
+    old, start = torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1, 1)
+    new = torch.tensor([1.5, 0.5]).log().reshape(2, 1, 1, 1)
     gain = torch.tensor([1.0, -1.0])
     # min(1.5, 1.2) = 1.2 and min(-0.5, -0.8) = -0.8; d = -log ratio: 1/r - 1 + log r
     expected = -(1.2 - 0.8) / 2
@@ -53,8 +53,8 @@ def test_policy_loss_by_hand() -> None:
 
 
 def test_clipped_draws_give_no_gradient() -> None:
-    new = torch.tensor([0.5, 0.05]).reshape(2, 1, 1).requires_grad_()
-    policy_loss(new, torch.zeros(2, 1, 1), torch.zeros(2, 1, 1), torch.ones(2), 0.2, 0.0).backward()
+    new = torch.tensor([0.5, 0.05]).reshape(2, 1, 1, 1).requires_grad_()
+    policy_loss(new, torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1, 1), torch.ones(2), 0.2, 0.0).backward()
     assert new.grad is not None and new.grad[0] == 0 and new.grad[1] != 0
 
 
@@ -123,14 +123,14 @@ def test_learning_makes_good_draws_likelier(course: Course, start: Path, tmp_pat
     before = tuner._log_prob(tuner.scorer, rollouts.inputs)
     for step in range(5):
         tuner._learn(Rollouts(rollouts.inputs, rollouts.log_prob, gain), torch.Generator().manual_seed(step))
-    change = (tuner._log_prob(tuner.scorer, rollouts.inputs) - before).mean((1, 2))
+    change = (tuner._log_prob(tuner.scorer, rollouts.inputs) - before).mean((1, 2, 3))
     assert change[gain > 0].mean() > change[gain < 0].mean() + 0.01
 
 
 def test_a_policy_that_ran_away_is_stopped(course: Course, start: Path, tmp_path: Path) -> None:
     tuner = Tuner(course, GRPORecipe(start=str(start), **SMALL), tmp_path)  # type: ignore[arg-type]
     rollouts, _ = tuner._roll(0, torch.Generator().manual_seed(0))
-    far = Rollouts(rollouts.inputs, rollouts.log_prob - 1000, -rollouts.advantage.abs())
+    far = Rollouts(rollouts.inputs, torch.full_like(rollouts.log_prob, torch.nan), rollouts.advantage)
     with pytest.raises(ConfigError, match="lower lr than"):
         tuner._learn(far, torch.Generator().manual_seed(0))
     assert all(parameter.isfinite().all() for parameter in tuner.scorer.parameters())
@@ -141,7 +141,33 @@ def test_order_log_prob_is_used_with_the_number_of_evictions(course: Course, sta
     inputs = torch.randn(1, 4, 2, 8, tuner.scorer.config.n_inputs)
     tuner.scale = 1.0
     logits = -tuner.scorer(inputs) / tuner.recipe.temperature
-    torch.testing.assert_close(tuner._log_prob(tuner.scorer, inputs), order_log_prob(logits, 4))
+    torch.testing.assert_close(tuner._log_prob(tuner.scorer, inputs).sum(-1), order_log_prob(logits, 4))
+    whole = Tuner(course, GRPORecipe(start=str(start), ratio="order", **SMALL), tmp_path / "o")  # type: ignore[arg-type]
+    whole.scale = 1.0
+    torch.testing.assert_close(whole._log_prob(tuner.scorer, inputs)[..., 0], order_log_prob(logits, 4))
+
+
+def test_a_log_ratio_out_of_all_range_is_clamped() -> None:
+    new = torch.tensor([5000.0, -5000.0]).reshape(2, 1, 1, 1)
+    loss = policy_loss(new, torch.zeros_like(new), torch.zeros_like(new), torch.tensor([-1.0, 1.0]), 0.2, 0.005)
+    gap = (math.exp(10) - 11 + math.exp(-10) + 9) / 2  # of +10 and -10 nats
+    assert abs(float(loss) - (math.exp(10) - math.exp(-10)) / 2 - 0.005 * gap) < 1e-2
+
+
+def test_as_many_picks_are_clipped_at_any_eviction_length() -> None:
+    """Scores move by 5% of their spread; of whole orders, nearly all would be clipped at 128."""
+    generator = torch.Generator().manual_seed(0)
+    picks, orders = [], []
+    for k in (16, 32, 64, 128):
+        scores = torch.randn(400, 160 + k, generator=generator) / GRPORecipe.temperature
+        moved = scores + 0.05 * torch.randn(scores.shape, generator=generator) / GRPORecipe.temperature
+        free = torch.zeros_like(scores, dtype=torch.bool)
+        draw = draw_evictions(scores, free, k, torch.rand(scores.shape, generator=generator), 2 * k)
+        gap = pick_log_probs(-moved.gather(-1, draw.slots), k) - draw.log_probs
+        picks.append(float(((gap.exp() - 1).abs() > GRPORecipe.clip).float().mean()))
+        orders.append(float(((gap.sum(-1).exp() - 1).abs() > GRPORecipe.clip).float().mean()))
+    assert max(picks) < 1.5 * min(picks), picks
+    assert orders[-1] > 0.9 and picks[-1] < 0.7, (picks, orders)
 
 
 @pytest.mark.parametrize("stops", [[0, 1, 0], [0, 0, 0]], ids=["later", "before the first state"])
