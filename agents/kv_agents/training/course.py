@@ -47,10 +47,11 @@ class Course:
     ) -> None:  # fmt: skip
         self.env_id, self.options, self.families = env_id, options, tuple(families)
         self.progress: Progress = progress or Silent()
+        # mistakes show before anything is made
         own: list[dict[str, Any]] = [{"budget": budget} for budget in budgets] or [{}]
         config, *_ = [
             make_config(env_id, **options | budget) for budget in own
-        ]  # mistakes show before anything is made
+        ]
         self.llm: FrozenLLM = load_llm(config.model, config.revision, config.dtype, config.device)
         self.train = self._references(config, "train", n_train, self.families)
         self.validation = self._references(config, "validation", n_validation, ())
