@@ -103,6 +103,16 @@ class Bench(Kind):
         return {"report": "cells" in json.loads((folder / "report.json").read_text())}
 
 
+class Apart(Bench):
+    """The same by two workers under Ray; what is killed is the process that keeps the rows."""
+
+    name = "bench-workers"
+
+    def arguments(self, folder: Path) -> list[str]:
+        """As the other, in chunks of its own."""
+        return [*super().arguments(folder), "--workers", "2"]
+
+
 class Submit(Kind):
     """`kv-gym submit new`: a trial of a few problems."""
 
@@ -193,6 +203,7 @@ KINDS: list[Kind] = [
     Bench(),
     Train("grpo", "problems=1 group=2 minibatches=2", "iteration", 40),
     Train("distill", "width=1 rows=1 updates=1 golden_rounds=40", "round", 80),
+    Apart(),
     Submit(),
 ]
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from kv_gym.bench.rows import EpisodeRow, RowFile, RunRow, sha256_of
 from kv_gym.bench.runner import Runner
 from kv_gym.bench.texts import TextFile
 from kv_gym.bench.widths import find_widths
+from kv_gym.bench.workers import Crew, Workers, make_references
 from kv_gym.config import EnvConfig
 from kv_gym.identity import Identity, identity_of
 from kv_gym.llm.frozen import FrozenLLM
@@ -50,13 +52,16 @@ class BenchResult:
     n_new: int
 
 
-def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> BenchResult:
+def run_bench(
+    bench: Bench, path: Path, progress: Progress | None = None, workers: Workers | None = None
+) -> BenchResult:
     """Run what the file at `path` does not hold yet, writing each row as its episode ends.
 
     Args:
         bench: What to run.
         path: The JSONL file of rows; made if it does not exist.
         progress: Told how far it is.
+        workers: Who plays; by default this process does.
 
     Raises:
         ConfigError: A budget or option is not allowed, or memory does not suffice (`kv_gym.bench.widths`).
@@ -66,12 +71,21 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
     progress = progress or Silent()
     configs = {(budget, mode): bench.config(budget, mode) for budget in bench.budgets for mode in bench.modes}
     first = next(iter(configs.values()))
-    with RowFile(path) as file, TextFile(path.parent) if bench.texts else nullcontext() as texts:
-        widths = find_widths(bench.width, configs.values(), bench.agents)
-        llm = load_llm(first.model, first.revision, first.dtype, first.device)
+    with ExitStack() as stack:
+        file = stack.enter_context(RowFile(path))
+        texts = stack.enter_context(TextFile(path.parent)) if bench.texts else None
+        crew = None if workers is None else stack.enter_context(Crew(workers, first))
+        if crew is None:
+            widths, make = find_widths(bench.width, configs.values(), bench.agents), None
+        else:
+            crew.send(bench.agents)
+            widths, make = crew.widths(bench.width, list(configs.values())), partial(make_references, crew, first)
+        llm = load_llm(first.model, first.revision, first.dtype, first.device if crew is None else "cpu")
         for agent in bench.agents:
             prepare_watched(llm, agent)
-        episodes = prepare(llm, first, bench.seeds, widths.references, progress, bench.problem_seeds, bench.shard)
+        episodes = prepare(
+            llm, first, bench.seeds, widths.references, progress, bench.problem_seeds, bench.shard, make
+        )  # fmt: skip
         playable = {config: [e for e in episodes if plays(e.reference, config)] for config in configs.values()}
         left_out = {config.budget: _left_out(episodes, playable[config]) for config in configs.values()}
         identities = [identity_of(agent) for agent in bench.agents]
@@ -82,8 +96,8 @@ def run_bench(bench: Bench, path: Path, progress: Progress | None = None) -> Ben
             for agent, identity in zip(bench.agents, identities, strict=True)
             for mode in bench.modes
         ]
-        run = describe_run(llm, bench, first, widths.playing, identities, left_out, path.parent)
-        runner = Runner(llm, bench, file, progress, run, texts)
+        run = describe_run(llm, bench, first, widths.playing, identities, left_out, path.parent, crew)
+        runner = Runner(llm, bench, file, progress, run, texts, crew)
         runner.run(cells)
         found = file.rows
     rows = [found.episodes[key] for key in runner.keys]
@@ -102,7 +116,7 @@ def warn_of_unnamed(identities: Sequence[Identity]) -> None:
 
 def describe_run(
     llm: FrozenLLM, bench: Bench, config: EnvConfig, width: int, identities: Sequence[Identity],
-    left_out: dict[int, list[str]], output: Path,
+    left_out: dict[int, list[str]], output: Path, crew: Crew | None = None,
 ) -> RunRow:  # fmt: skip
     """Write down what all rows of this run share."""
     settings = result_settings(config)
@@ -111,14 +125,16 @@ def describe_run(
         "budgets": list(bench.budgets), "modes": list(bench.modes), "problems": bench.problems, "seeds": bench.seeds,
         "problem_seeds": [config.problem_seed + i for i in range(bench.problem_seeds)],
     }  # fmt: skip
+    if crew is not None:
+        plan["workers"] = crew.workers.n
     model = {"name": llm.name, "revision": config.revision, "dtype": config.dtype, "fingerprint": llm.fingerprint}
     return RunRow(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=provenance.command(),
         versions=provenance.versions(),
         git=provenance.git_state(output=output),
-        hardware=provenance.hardware(llm.shape.device),
-        threads=torch.get_num_threads(),
+        hardware=provenance.hardware(llm.shape.device) if crew is None else dict(crew.about.hardware),
+        threads=torch.get_num_threads() if crew is None else crew.workers.own_threads,
         width=width,
         model=model,
         settings=settings,

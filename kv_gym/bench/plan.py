@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -138,9 +138,15 @@ def plays(reference: Reference, config: EnvConfig) -> bool:
     return room and is_playable(reference, config)
 
 
+Wanted = Sequence[tuple[Problem, int]]
+"""Problems with the seeds of their episodes."""
+Making = Callable[[Wanted, int], Iterator[tuple[list[int], list[Reference]]]]
+"""Makes references, so many side by side: yields places in what was wanted, and what was made of them."""
+
+
 def prepare(
     llm: FrozenLLM, config: EnvConfig, seeds: int, width: int, progress: Progress, problem_seeds: int = 1,
-    shard: tuple[int, int] = (1, 1),
+    shard: tuple[int, int] = (1, 1), make: Making | None = None,
 ) -> list[Episode]:  # fmt: skip
     """Return an episode for every problem and seed, with the full-cache generation of each.
 
@@ -152,6 +158,7 @@ def prepare(
         progress: Told how far it is.
         problem_seeds: Of made problems.
         shard: As of a `Bench`.
+        make: Makes what is missing; by default it is done here.
     """
     wanted = [(problem, seed) for problem in fresh_problems(config, problem_seeds) for seed in range(seeds)]
     wanted = wanted[shard[0] - 1 :: shard[1]]
@@ -161,6 +168,12 @@ def prepare(
     missing = [key for key in unique if not store.knows(key)]
     progress.begin("full-cache references", len(missing))
     seconds: dict[str, float] = {}
+    if make is not None and missing:
+        for places, made in make([unique[key] for key in missing], width):
+            for place, reference in zip(places, made, strict=True):
+                store.keep(missing[place], reference)
+            progress.advance(len(made))
+        missing = []
     for start in range(0, len(missing), width):
         part = missing[start : start + width]
         clock = time.perf_counter()

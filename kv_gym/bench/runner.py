@@ -15,6 +15,7 @@ from kv_gym.bench.playing import Playing
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import EpisodeRow, RowFile, RowKey, RunRow, sha256_of
 from kv_gym.bench.texts import TextFile, text_key
+from kv_gym.bench.workers import Crew, Lost, Task, chunks
 from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
 from kv_gym.errors import ConfigError
@@ -39,6 +40,7 @@ class Runner:
         progress: Told how far it is.
         run: What all new rows share.
         texts: Where generated texts go; None is nowhere.
+        crew: Workers that play in this process's stead.
 
     Attributes:
         keys: Of all episodes of the plan, in order.
@@ -47,14 +49,15 @@ class Runner:
 
     def __init__(
         self, llm: FrozenLLM, bench: Bench, file: RowFile, progress: Progress, run: RunRow,
-        texts: TextFile | None = None,
+        texts: TextFile | None = None, crew: Crew | None = None,
     ) -> None:  # fmt: skip
         self.llm, self.bench, self.file, self.progress, self.run_row = llm, bench, file, progress, run
-        self.texts = texts
+        self.texts, self.crew = texts, crew
         self._shown: list[AgentLike] = list(bench.agents)  # who has seen this very model
         self._playing = Playing(file.path)
         how = way_to_read(llm.shape.device, bench.config(bench.budgets[0], bench.modes[0]).compile)
-        self.computation = provenance.computation(llm.shape.dtype, llm.shape.device, how)
+        here = provenance.computation(llm.shape.dtype, llm.shape.device, how)
+        self.computation = here if crew is None else crew.about.computation
         self.keys: dict[RowKey, None] = {}
         self.n_new = 0
 
@@ -67,6 +70,9 @@ class Runner:
             self.keys |= dict.fromkeys(planned)
             todo.append((cell, [episode for row, episode in new.values() if not self._is_known(row)]))
         self.progress.begin("episodes", sum(len(episodes) for _, episodes in todo))
+        if self.crew is not None:
+            self._run_apart([(cell, episodes) for cell, episodes in todo if cell.agent.evicts], self.crew)
+            todo = [(cell, episodes) for cell, episodes in todo if not cell.agent.evicts]
         for cell, episodes in todo:
             if episodes:
                 self.progress.describe(f"{cell.agent.name}, budget {cell.config.budget}, {cell.config.mode}")
@@ -107,16 +113,34 @@ class Runner:
                 self.llm, cell.config, cell.agent, episodes, self.run_row.width, seconds=self.bench.agent_seconds
             ):  # fmt: skip
                 del left[id(episode)]
-                if isinstance(outcome, Failed):
-                    self._write(self._row(cell, episode, failed=outcome.reason))
-                    continue
-                row = self._ungraded_row(cell, episode, outcome) or self._played_row(cell, episode, outcome, spent)
-                self._write(row, outcome)
+                self._add(cell, episode, outcome, spent)
         except ModelTouched as touched:
             for episode in left.values():
                 self._write(self._row(cell, episode, failed=reason_of(touched)))
             return True
         return False
+
+    def _run_apart(self, todo: Sequence[tuple[Cell, list[Episode]]], crew: Crew) -> None:
+        """Let workers play cells, all at once, and write rows as chunks of them end."""
+        tasks: list[Task] = []
+        most, n = self.run_row.width, crew.workers.n
+        for cell, episodes in todo:
+            number = next(i for i, agent in enumerate(self.bench.agents) if agent is cell.agent)
+            width = most if len(todo) >= n else min(most, -(-len(episodes) // n))  # so that all have something to do
+            tasks += chunks(cell, episodes, number, crew, width, self.bench.agent_seconds)
+        for task, found in crew.do(tasks):
+            cell, episodes = task.of
+            self.progress.describe(f"{cell.agent.name}, budget {cell.config.budget}, {cell.config.mode}")
+            for place, outcome, spent in found.of_each(len(episodes)) if isinstance(found, Lost) else found:
+                self._add(cell, episodes[place], outcome, spent)
+
+    def _add(self, cell: Cell, episode: Episode, outcome: EpisodeRecord | Failed, spent: Time) -> None:
+        """Write the row of what came of an episode."""
+        if isinstance(outcome, Failed):
+            self._write(self._row(cell, episode, failed=outcome.reason))
+            return
+        row = self._ungraded_row(cell, episode, outcome) or self._played_row(cell, episode, outcome, spent)
+        self._write(row, outcome)
 
     def _load_anew(self, config: EnvConfig) -> None:
         """Play on with a model that nobody has changed; agents have not seen that one yet.

@@ -16,6 +16,7 @@ from kv_gym.bench.plan import AUTO, Bench, prepare
 from kv_gym.bench.progress import Progress, Silent
 from kv_gym.bench.report import Report, build_report
 from kv_gym.bench.widths import find_widths
+from kv_gym.bench.workers import Workers
 from kv_gym.config import env_page
 from kv_gym.errors import ConfigError, first_complaint, unknown_name
 from kv_gym.files import ROWS_FILE
@@ -91,7 +92,7 @@ def load_suite(name_or_path: str) -> Suite:
 
 def run_suite(
     suite: Suite, build: Callable[[str], AgentLike], folder: Path, width: int | Literal["auto"] = AUTO,
-    progress: Progress | None = None,
+    progress: Progress | None = None, workers: Workers | None = None,
 ) -> dict[str, Part]:  # fmt: skip
     """Run every part into ``folder/<part>/rows.jsonl``.
 
@@ -101,6 +102,7 @@ def run_suite(
         folder: Where the parts go; what is there is not run again.
         width: Episodes side by side, as `Bench` takes it.
         progress: Told how far it is.
+        workers: Who plays; by default this process does.
 
     Raises:
         KVGymError: As `run_bench`.
@@ -114,7 +116,7 @@ def run_suite(
     for name, env_id in suite.parts.items():
         half = half_length(bench(env_id, suite.budgets), progress)
         plan = bench(env_id, sorted({*suite.budgets, half}))
-        result = run_bench(plan, folder / name / ROWS_FILE, progress)
+        result = run_bench(plan, folder / name / ROWS_FILE, progress, workers)
         parts[name] = Part(build_report(result.rows, result.runs), half)
     return parts
 

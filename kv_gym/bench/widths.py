@@ -70,13 +70,16 @@ def asked_by(agent: AgentLike) -> Asked:
     return Asked(agent.needs, queries, agent.uses_hindsight, getattr(agent, "scope", "layer") == "model")
 
 
-def find_widths(wanted: int | Literal["auto"], configs: Iterable[EnvConfig], agents: Sequence[AgentLike]) -> Widths:
+def find_widths(
+    wanted: int | Literal["auto"], configs: Iterable[EnvConfig], agents: Sequence[AgentLike], share: int = 1
+) -> Widths:
     """Plan a run: the most rows with which everything in it fits, or as many as are wanted if they fit.
 
     Args:
         wanted: Episodes side by side; `auto` is as many as fit, on a CPU up to `MOST_ON_CPU`.
         configs: Settings of the cells, all of one model.
         agents: Who plays them.
+        share: How many processes the device's memory is shared among.
 
     Raises:
         ConfigError: Not even one row fits; or, on a GPU, not as many as are wanted. Says what needs how much.
@@ -90,7 +93,7 @@ def find_widths(wanted: int | Literal["auto"], configs: Iterable[EnvConfig], age
     if free is None:
         return Widths(most, most)
     named = (first.model, first.revision, first.dtype, first.device)
-    sizes, room = model_sizes(*named), Room(free, device, whole=not is_loaded(*named))
+    sizes, room = model_sizes(*named), Room(free // share, device, whole=not is_loaded(*named))
     plans = [MemoryPlan(sizes, config, asked_by(one)) for config in configs for one in agents if one.evicts]
     needs = [playing(plan) for plan in plans]
     widths = [fitting(need, room, most, narrower=wanted == AUTO) for need in needs]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kv_gym.commands.console import console, say, watched
-from kv_gym.commands.options import build_agent, parse_settings, parse_shard, parse_width
+from kv_gym.commands.options import build_agent, parse_settings, parse_shard, parse_width, parse_workers
 from kv_gym.commands.report import PLOT_FILE, REPORT_FILE, save_json, show
 from kv_gym.errors import ConfigError
 from kv_gym.files import ROWS_FILE
@@ -17,6 +17,7 @@ from kv_gym.files import ROWS_FILE
 if TYPE_CHECKING:
     from kv_gym.bench.benchmark import BenchResult
     from kv_gym.bench.plan import Bench
+    from kv_gym.bench.workers import Workers
 
 ALL_AGENTS = "all"
 
@@ -100,6 +101,23 @@ def bench(
             "own; `kv-gym report` takes all their folders.",
         ),
     ] = "1/1",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Play in so many processes of this machine, or of --ray's, each with a model (and a GPU) of "
+            "its own. Needs Ray: pip install 'kv-gym[ray]'.",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Play on a Ray cluster that runs: its address, or `auto`; with --workers."
+        ),
+    ] = None,
+    chunk_seconds: Annotated[
+        float, typer.Option(help="With --workers: episodes that a worker plays for longer have failed.")
+    ] = 3600.0,
     out: Annotated[
         Path | None, typer.Option(help="Folder of rows, report and plot. Default: runs/bench/ENV_ID.")
     ] = None,
@@ -115,7 +133,7 @@ def bench(
         str | None,
         typer.Option(
             help="Several environments at once with cross tables: `all`, or a YAML file of your own. Of the other "
-            "options only --agent, --budget, --problems, --width and --out go with it."
+            "options only --agent, --budget, --problems, --width, --workers, --ray and --out go with it."
         ),
     ] = None,
 ) -> None:
@@ -126,10 +144,10 @@ def bench(
     """
     if bool(suite) == bool(env_id):
         raise ConfigError("name an environment (`kv-gym envs` lists them) or a --suite, one of the two.")
+    crew = parse_workers(workers, ray, chunk_seconds)
     if suite:
-        _bench_suite(
-            suite, agent, budget, problems, parse_width(width), out or Path("runs") / "suites" / Path(suite).stem
-        )
+        folder = out or Path("runs") / "suites" / Path(suite).stem
+        _bench_suite(suite, agent, budget, problems, parse_width(width), folder, crew)
         return
     options = parse_settings(settings or [])
     options["split"] = split.value
@@ -138,14 +156,14 @@ def bench(
         env_id, agent or [], budget or [], problems, seeds, problem_seeds, mode, parse_width(width), options,
         agent_seconds, texts, missed_attention, parse_shard(shard),
     )  # fmt: skip
-    _bench_one(plan, folder, as_json, plot)
+    _bench_one(plan, folder, as_json, plot, crew)
 
 
-def _bench_one(plan: Bench, folder: Path, as_json: bool, plot: bool) -> None:
+def _bench_one(plan: Bench, folder: Path, as_json: bool, plot: bool, crew: Workers | None) -> None:
     """Run a benchmark into a folder and show its report."""
     from kv_gym.bench.report import build_report
 
-    result = _run(plan, folder / ROWS_FILE)
+    result = _run(plan, folder / ROWS_FILE, crew)
     if not result.rows:
         raise ConfigError(
             f"none of the {plan.problems} problems can be played at budget {', '.join(map(str, plan.budgets))}: their "
@@ -182,15 +200,15 @@ def _plan(
     )  # fmt: skip
 
 
-def _run(plan: Bench, path: Path) -> BenchResult:
+def _run(plan: Bench, path: Path, crew: Workers | None) -> BenchResult:
     from kv_gym.bench.benchmark import run_bench
 
-    return watched(lambda progress: run_bench(plan, path, progress), path)
+    return watched(lambda progress: run_bench(plan, path, progress, crew), path)
 
 
 def _bench_suite(
     name: str, agents: list[str] | None, budgets: list[int] | None, problems: int | None, width: int | Literal["auto"],
-    folder: Path,
+    folder: Path, crew: Workers | None,
 ) -> None:  # fmt: skip
     from kv_gym.bench.plots import save_suite_plot
     from kv_gym.bench.suite import load_suite, run_suite
@@ -198,7 +216,7 @@ def _bench_suite(
 
     chosen = {"agents": agents, "budgets": budgets, "problems": problems}
     suite = load_suite(name).model_copy(update={key: value for key, value in chosen.items() if value})
-    parts = watched(lambda progress: run_suite(suite, build_agent, folder, width, progress), folder)
+    parts = watched(lambda progress: run_suite(suite, build_agent, folder, width, progress, crew), folder)
     save_suite_plot(parts, folder / PLOT_FILE)
     for part, found in parts.items():
         save_json(found.report, folder / part / REPORT_FILE)

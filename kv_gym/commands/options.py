@@ -9,6 +9,7 @@ from kv_gym.errors import ConfigError
 
 if TYPE_CHECKING:
     from kv_gym.agents import AgentLike
+    from kv_gym.bench.workers import Workers
 
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?) ?(?:([KMGTkmgt])(i)?)?[Bb]?")
 WHOLE = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')"""
@@ -84,6 +85,21 @@ def parse_shard(text: str) -> tuple[int, int]:
     if found is None:
         raise ConfigError(f"--shard {text!r} is no share of the episodes. Use I/N, such as 1/4 to 4/4.")
     return int(found[1]), int(found[2])
+
+
+def parse_workers(n: int | None, address: str | None, chunk_seconds: float) -> Workers | None:
+    """Who plays: workers, if so many or a cluster were named.
+
+    Raises:
+        ConfigError: A cluster, and not how many workers there.
+    """
+    if n is None:
+        if address is not None:
+            raise ConfigError("--ray ADDRESS wants --workers N: how many to start there, on a GPU one for each.")
+        return None
+    from kv_gym.bench.workers import Workers
+
+    return Workers(n, address, chunk_seconds=chunk_seconds)
 
 
 def parse_bytes(text: str) -> int:

@@ -155,7 +155,7 @@ class ReferenceStore:
                 self.max_answer_tokens, self.chat, self.how,
             )  # fmt: skip
             for place, reference in made:
-                self._store(keys[part[place]], reference)
+                self.keep(keys[part[place]], reference)
                 if progress:
                     progress(1)
         return [self._known[key] for key in keys]
@@ -171,8 +171,8 @@ class ReferenceStore:
         """File of a reference."""
         return self.folder / f"{key[:40]}.safetensors"
 
-    def _store(self, key: str, reference: Reference) -> None:
-        """Keep a reference, in memory too: a cache that cannot be written to costs time and nothing else.
+    def keep(self, key: str, reference: Reference) -> None:
+        """Store a reference, in memory too: a cache that cannot be written to costs time and nothing else.
 
         Without a verdict it is kept in memory only: another run, or another machine, may be able to tell.
         """
@@ -227,7 +227,7 @@ class ReferenceStore:
         if current:
             self._known[key] = reference
         else:  # the text stands, its verdict may not
-            self._store(key, _reference(self.llm, problem, reference.n_prompt, *_columns(reference)))
+            self.keep(key, _reference(self.llm, problem, reference.n_prompt, *_columns(reference)))
         return True
 
 

@@ -1,0 +1,430 @@
+"""Many processes or machines: what a benchmark plays, played by workers under Ray.
+
+Each worker holds one model. The process that was started keeps the file of rows: it hands out chunks of episodes, and
+writes what comes back as it comes. A worker that dies, or hangs, is replaced, and its chunk is played again; a chunk
+that does so `TRIES` times, or takes longer than it may, has failed, and its rows say so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+
+from kv_gym.agents import FILE_MODULE, AgentLike
+from kv_gym.bench import provenance
+from kv_gym.bench.guard import ModelTouched, prepare_watched, reason_of
+from kv_gym.bench.plan import Cell, Episode, Wanted
+from kv_gym.bench.play import Failed, Time, play
+from kv_gym.bench.widths import Widths, find_widths
+from kv_gym.config import EnvConfig
+from kv_gym.engine.records import EpisodeRecord
+from kv_gym.engine.reference import Reference, ReferenceStore
+from kv_gym.errors import ConfigError, KVGymError
+from kv_gym.llm.loading import load_llm
+from kv_gym.llm.tokens import way_to_read
+from kv_gym.problems import Problem
+
+TRIES = 3
+"""Times that a chunk is handed out before it has failed."""
+KNOCK = 10.0  # seconds
+LOOK_EVERY = 1.0  # seconds, after which chunks that take too long are looked for
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where a benchmark is played, apart from the process that was started.
+
+    Attributes:
+        n: How many; each holds a model of its own, on a GPU one GPU.
+        address: Of a Ray cluster that runs already, such as `auto`; None starts one here, for as long as it is needed.
+        threads: Of torch, in each; None shares this machine's cores among those that run here, and is 1 on a cluster.
+        chunk_seconds: Longest time of a chunk of episodes.
+    """
+
+    n: int
+    address: str | None = None
+    threads: int | None = None
+    chunk_seconds: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or (self.threads is not None and self.threads < 1):
+            raise ConfigError(f"{self.n} workers of {self.threads} threads are none. Use whole numbers from 1 on.")
+        if not self.chunk_seconds > 0:
+            raise ConfigError(f"chunk_seconds={self.chunk_seconds} is no time. Use seconds above 0.")
+
+    @property
+    def own_threads(self) -> int:
+        """Threads of each."""
+        here = 1 if self.address else max(1, (os.cpu_count() or 1) // self.n)
+        return self.threads or here
+
+
+@dataclass(frozen=True)
+class About:
+    """What a worker says of itself; all of a benchmark must be alike.
+
+    Attributes:
+        fingerprint: Of its model.
+        computation: How it computes (`kv_gym.bench.provenance.computation`).
+        versions: Of kv_gym, python and the libraries that can move a number.
+        hardware: Its machine.
+        process: Its number there.
+    """
+
+    fingerprint: str
+    computation: str
+    versions: Mapping[str, str]
+    hardware: Mapping[str, str | int]
+    process: int
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A chunk that no worker ended.
+
+    Attributes:
+        reason: Why.
+    """
+
+    reason: str
+
+    def of_each(self, n: int) -> Played:
+        """That of each of its `n` episodes."""
+        return [(place, Failed(self.reason), Time()) for place in range(n)]
+
+
+Played = list[tuple[int, EpisodeRecord | Failed, Time]]
+"""Of each episode of a chunk: its place, what came of it, its share of the time."""
+
+
+class Player:
+    """What runs in a worker: one model, and the agents that have seen it.
+
+    Args:
+        config: Names the model; `compile` says how it is read.
+        threads: Of torch.
+    """
+
+    def __init__(self, config: EnvConfig, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.config = config
+        self.llm = load_llm(config.model, config.revision, config.dtype, config.device)
+        self.agents: dict[int, AgentLike] = {}
+
+    def about(self) -> About:
+        """Say what it is."""
+        shape = self.llm.shape
+        computation = provenance.computation(shape.dtype, shape.device, way_to_read(shape.device, self.config.compile))
+        hardware = provenance.hardware(shape.device)
+        return About(self.llm.fingerprint, computation, provenance.versions(), hardware, os.getpid())
+
+    def widths(
+        self, wanted: int | Literal["auto"], configs: Sequence[EnvConfig], share: int, *agents: AgentLike
+    ) -> Widths:
+        """Find how many rows stand side by side, in its share of the memory."""
+        return find_widths(wanted, configs, agents, share)
+
+    def references(self, config: EnvConfig, problems: list[Problem], seeds: list[int]) -> list[Reference]:
+        """Make full-cache texts, side by side."""
+        made = ReferenceStore(self.llm, config).get(problems, seeds, width=len(problems))
+        return [moved(reference, torch.device("cpu")) for reference in made]
+
+    def play(
+        self, number: int, agent: AgentLike, config: EnvConfig, episodes: Sequence[Episode], width: int,
+        seconds: float | None,
+    ) -> Played:  # fmt: skip
+        """Play a chunk.
+
+        Args:
+            number: Of the agent among those of the benchmark.
+            agent: It, as it was when it was sent.
+            config: Settings of the env.
+            episodes: With references on the CPU.
+            width: Episodes side by side.
+            seconds: Longest time of a decision.
+        """
+        here = [replace(one, reference=moved(one.reference, self.llm.shape.device)) for one in episodes]
+        places = {id(episode): place for place, episode in enumerate(here)}
+        played: Played = []
+        try:
+            if number not in self.agents:
+                prepare_watched(self.llm, agent)
+                self.agents[number] = agent
+            for episode, outcome, spent in play(
+                self.llm, config, self.agents[number], here, width, seconds=seconds
+            ):  # fmt: skip
+                played.append((places.pop(id(episode)), on_cpu(outcome), spent))
+        except ModelTouched as touched:
+            played += [(place, Failed(reason_of(touched)), Time()) for place in places.values()]
+            self.llm = load_llm(self.config.model, self.config.revision, self.config.dtype, self.config.device)
+            self.agents = {}
+        return played
+
+
+def moved(reference: Reference, device: torch.device) -> Reference:
+    """A reference on another device."""
+    return replace(
+        reference, tokens=reference.tokens.to(device), surprisal=reference.surprisal.to(device),
+        entropy=reference.entropy.to(device),
+    )  # fmt: skip
+
+
+def on_cpu(outcome: EpisodeRecord | Failed) -> EpisodeRecord | Failed:
+    """What can be sent to a process without this one's device."""
+    if isinstance(outcome, Failed) or outcome.losses is None:
+        return outcome
+    return replace(outcome, losses=outcome.losses.cpu())
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something that a worker is asked for.
+
+    Attributes:
+        what: A method of `Player`.
+        arguments: Its arguments.
+        of: What it is for, by which the asker knows it.
+    """
+
+    what: Literal["widths", "references", "play"]
+    arguments: tuple[Any, ...]
+    of: Any
+
+
+class WorkerError(KVGymError):
+    """Workers could not do what nothing goes on without."""
+
+
+class Crew:
+    """Workers at work; a context manager.
+
+    Args:
+        workers: How many, where.
+        config: Names the model that each holds.
+
+    Raises:
+        ConfigError: Ray is not installed, there is no such cluster, or its machines differ.
+    """
+
+    def __init__(self, workers: Workers, config: EnvConfig) -> None:
+        self.workers, self.config = workers, config
+        self._ray = _ray()
+        self._players: list[Any] = []
+        self.agents: list[Any] = []
+
+    def __enter__(self) -> Crew:
+        self._begin()
+        try:
+            self._players = [self._player() for _ in range(self.workers.n)]
+            found: list[About] = self._ray.get([player.about.remote() for player in self._players])
+            self._check(found)
+            self.about = found[0]
+        except BaseException:
+            self._ray.shutdown()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for player in self._players:
+            self._ray.kill(player)
+        self._ray.shutdown()
+
+    def _begin(self) -> None:
+        """Start Ray here, or find the cluster."""
+        how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+        if self.workers.address is None:
+            how |= {"num_cpus": self.workers.n, "include_dashboard": False}
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        where = "here" if self.workers.address is None else f"at {self.workers.address!r}"
+        try:
+            _knock(self.workers.address or "")
+            self._ray.init(self.workers.address, **how)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"Ray cannot be used {where}: {str(error).splitlines()[0][:300]}") from error
+
+    def _player(self) -> Any:
+        threads = self.workers.own_threads
+        gpus = 1 if self.config.device.startswith("cuda") else 0
+        environment = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
+        kind = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, runtime_env=environment)(Player)
+        return kind.remote(self.config, threads)
+
+    def _check(self, found: Sequence[About]) -> None:
+        """Refuse machines that would give other numbers than each other, or than this process."""
+        here = replace(found[0], versions=provenance.versions())
+        for other in found:
+            for name in ("versions", "fingerprint", "computation"):
+                mine, theirs = getattr(here, name), getattr(other, name)
+                if mine != theirs:
+                    raise ConfigError(f"a worker's {name} are {theirs}, elsewhere they are {mine}. Make them alike.")
+
+    def send(self, agents: Sequence[AgentLike]) -> None:
+        """Send agents, once for all of their chunks, as they are before they see a model.
+
+        Raises:
+            ConfigError: One cannot be sent.
+        """
+        for agent in agents:
+            try:
+                with sent_by_value(agent):
+                    self.agents.append(self._ray.put(agent))
+            except Exception as error:  # whatever pickle thinks of what an agent holds
+                raise ConfigError(
+                    f"agent {agent.name!r} cannot be sent to workers: {reason_of(error)}. Make what cannot be sent in "
+                    "`prepare`, or run it without workers."
+                ) from error
+
+    def widths(self, wanted: int | Literal["auto"], configs: Sequence[EnvConfig]) -> Widths:
+        """Rows side by side in each worker, for all agents that were sent.
+
+        Raises:
+            KVGymError: As `find_widths`.
+        """
+        on_one = self.workers.n if self.config.device == "cpu" and self.workers.address is None else 1
+        (_, found), *_ = self.do([Task("widths", (wanted, list(configs), on_one, *self.agents), None)])
+        if isinstance(found, Lost):
+            raise WorkerError(found.reason)
+        return cast(Widths, found)
+
+    def do(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
+        """Hand out tasks, and yield each with what came of it, as they end.
+
+        Yields:
+            (Task, what its method returned, or `Lost`).
+
+        Raises:
+            KVGymError: What a method raised.
+        """
+        waiting, tries = deque(range(len(tasks))), [0] * len(tasks)
+        idle = deque(self._players)
+        busy: dict[Any, tuple[int, Any, float]] = {}  # place, player, since when
+        while waiting or busy:
+            while waiting and idle:
+                place, player = waiting.popleft(), idle.popleft()
+                tries[place] += 1
+                task = tasks[place]
+                ref = getattr(player, task.what).remote(*task.arguments)
+                busy[ref] = (place, player, time.monotonic())
+            for ref in self._ray.wait(list(busy), num_returns=1, timeout=LOOK_EVERY)[0]:
+                place, player, _ = busy.pop(ref)
+                try:
+                    found = self._ray.get(ref)
+                except self._ray.exceptions.RayActorError:
+                    idle.append(self._replace(player))
+                    if tries[place] < TRIES:
+                        waiting.append(place)
+                        continue
+                    found = Lost(f"WorkerDied: its process ended {TRIES} times while these episodes were played.")
+                except self._ray.exceptions.RayTaskError as error:
+                    raise error.cause from error  # as it was raised there
+                else:
+                    idle.append(player)
+                yield tasks[place], found
+            now, most = time.monotonic(), self.workers.chunk_seconds
+            for ref in [ref for ref, (_, _, begun) in busy.items() if now - begun > most]:
+                place, player, _ = busy.pop(ref)
+                idle.append(self._replace(player))
+                yield tasks[place], Lost(f"WorkerTooSlow: these episodes took longer than {most:g} seconds.")
+
+    def _replace(self, player: Any) -> Any:
+        """End a worker, whatever it does, and start another; the time of its chunks begins when it is ready.
+
+        Raises:
+            WorkerError: None can be started.
+        """
+        with contextlib.suppress(Exception):
+            self._ray.kill(player)
+        for _ in range(TRIES):
+            fresh = self._player()
+            try:
+                self._check([self.about, self._ray.get(fresh.about.remote())])
+            except self._ray.exceptions.RayActorError as error:
+                reason = error
+            else:
+                self._players[self._players.index(player)] = fresh
+                return fresh
+        raise WorkerError(f"no worker can be started any more: {reason_of(reason)}") from reason
+
+
+def chunks(
+    cell: Cell, episodes: Sequence[Episode], number: int, crew: Crew, width: int, seconds: float | None
+) -> list[Task]:
+    """Cut what is left of a cell into tasks of `width` episodes each."""
+    agent, cpu, tasks = crew.agents[number], torch.device("cpu"), []
+    for start in range(0, len(episodes), width):
+        part = episodes[start : start + width]
+        sent = [replace(one, reference=moved(one.reference, cpu)) for one in part]
+        tasks.append(Task("play", (number, agent, cell.config, sent, width, seconds), (cell, part)))
+    return tasks
+
+
+def make_references(
+    crew: Crew, config: EnvConfig, wanted: Wanted, width: int
+) -> Iterator[tuple[list[int], list[Reference]]]:
+    """Let workers make full-cache texts of (problem, seed), `width` side by side.
+
+    Yields:
+        (Places in `wanted`, their texts), as chunks end.
+
+    Raises:
+        WorkerError: No worker could.
+    """
+    tasks = []
+    for start in range(0, len(wanted), width):
+        places = list(range(start, min(start + width, len(wanted))))
+        problems, seeds = [wanted[i][0] for i in places], [wanted[i][1] for i in places]
+        tasks.append(Task("references", (config, problems, seeds), places))
+    for task, found in crew.do(tasks):
+        if isinstance(found, Lost):
+            raise WorkerError(f"full-cache texts could not be made. {found.reason}")
+        yield task.of, found
+
+
+@contextlib.contextmanager
+def sent_by_value(agent: AgentLike) -> Iterator[None]:
+    """Send the code of an agent from a file along: workers cannot import it by its name."""
+    from ray import cloudpickle
+
+    module = sys.modules.get(type(agent).__module__)
+    if module is None or not module.__name__.startswith(FILE_MODULE):
+        yield
+        return
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
+def _knock(address: str) -> None:
+    """Look whether anybody listens at HOST:PORT: Ray would go on asking for minutes.
+
+    Raises:
+        OSError: Nobody does.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(
+            "--workers and --ray need Ray, which is not installed: pip install 'kv-gym[ray]'. Without it, --shard I/N "
+            "shares the episodes among processes that you start yourself."
+        ) from error
+    return ray

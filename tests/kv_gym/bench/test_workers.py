@@ -1,0 +1,97 @@
+"""Workers give the rows of one process, and nothing is lost or doubled when they die."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from kv_gym.agents import AgentLike, load_agent
+from kv_gym.bench.benchmark import BenchResult, run_bench
+from kv_gym.bench.plan import Bench
+from kv_gym.bench.workers import TRIES, Workers
+from kv_gym.commands.main import app
+from kv_gym.errors import ConfigError
+
+pytest.importorskip("ray", reason="workers need Ray")
+AGENTS = Path(__file__).parents[2] / "worker_agents.py"
+TIMES = {"run_id", "seconds", "scoring_seconds", "tokens_per_second"}
+
+
+def run(
+    path: Path, agents: Sequence[AgentLike], workers: Workers | None = None, problems: int = 4, width: int = 1
+) -> BenchResult:
+    options = {"evict_every": 16, "max_new_tokens": 400}
+    plan = Bench("KVEvict-AIME-v0", agents, [64], problems, modes=["replay"], width=width, options=options)
+    return run_bench(plan, path, workers=workers)
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows if row["kind"] == "episode"]
+
+
+def by_episode(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    return sorted(rows, key=lambda row: (str(row["agent"]), str(row["problem"])))
+
+
+def test_workers_give_the_rows_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, with as many threads."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("os.cpu_count", lambda: 2 * threads)
+    agents = [load_agent(name) for name in ("full", "rkv", "foresight", "golden")]
+    run(tmp_path / "one" / "rows.jsonl", agents)
+    result = run(tmp_path / "two" / "rows.jsonl", agents, Workers(2))
+    assert result.n_new == len(result.rows) == 16
+    one, two = lines(tmp_path / "one" / "rows.jsonl"), lines(tmp_path / "two" / "rows.jsonl")
+    assert by_episode(one) == by_episode(two)
+    (head,) = result.runs
+    assert head.plan["workers"] == 2 and head.threads == threads
+    again = run(tmp_path / "two" / "rows.jsonl", agents, Workers(2))
+    assert again.n_new == 0
+
+
+def test_a_worker_that_dies_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """An agent from a file kills three workers; each chunk is tried often enough."""
+    dying = load_agent(f"{AGENTS}:Dying", folder=str(tmp_path), deaths=3)
+    result = run(tmp_path / "rows.jsonl", [dying], Workers(2, threads=1), problems=4, width=2)
+    assert len(list(tmp_path.glob("death-*"))) == 3
+    assert [row.failed for row in result.rows] == [None] * 4 and result.n_new == 4
+    assert len(lines(tmp_path / "rows.jsonl")) == 4
+
+
+def test_what_kills_every_worker_or_hangs_has_failed_and_others_go_on(tmp_path: Path) -> None:
+    dying = load_agent(f"{AGENTS}:Dying", folder=str(tmp_path), deaths=10**6)
+    hanging, good = load_agent(f"{AGENTS}:Hanging"), load_agent("rkv")
+    workers = Workers(2, threads=1, chunk_seconds=15)
+    result = run(tmp_path / "rows.jsonl", [dying, hanging, good], workers, problems=2, width=2)
+    failed = {row.agent: row.failed for row in result.rows}
+    assert failed["rkv"] is None
+    assert failed["dying"] == f"WorkerDied: its process ended {TRIES} times while these episodes were played."
+    assert failed["hanging"] == "WorkerTooSlow: these episodes took longer than 15 seconds."
+
+
+def test_what_cannot_be_sent_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'locked' cannot be sent to workers: TypeError"):
+        run(tmp_path / "rows.jsonl", [load_agent(f"{AGENTS}:Locked")], Workers(1, threads=1))
+
+
+def test_what_workers_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="0 workers"):
+        Workers(0)
+    with pytest.raises(ConfigError, match="chunk_seconds=0"):
+        Workers(1, chunk_seconds=0)
+    with pytest.raises(ConfigError, match="--ray ADDRESS wants --workers N"):
+        CliRunner().invoke(app, ["bench", "KVEvict-AIME-v0", "--ray", "auto"], catch_exceptions=False)
+    with pytest.raises(ConfigError, match="Ray cannot be used at '127.0.0.1:1'"):
+        run(tmp_path / "rows.jsonl", [load_agent("rkv")], Workers(1, "127.0.0.1:1"))
+
+
+def test_without_ray_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'kv-gym\[ray\]'"):
+        run(tmp_path / "rows.jsonl", [load_agent("rkv")], Workers(1))
