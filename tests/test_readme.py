@@ -7,13 +7,20 @@ import pytest
 
 from kv_gym.agents import agent_entries
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README, AGENTS = ROOT / "README.md", ROOT / "docs" / "agents.md"
 
 
 def test_every_agent_is_listed():
-    listed = set(re.findall(r"^\| `([a-z0-9-]+)` \|", README.read_text(), re.M))
+    listed = set(re.findall(r"^\| `([a-z0-9-]+)` \|", AGENTS.read_text(), re.M))
     missing = set(agent_entries()) - listed
-    assert not missing, f"add {', '.join(sorted(missing))} to the table of agents in README.md"
+    assert not missing, f"add {', '.join(sorted(missing))} to the table of agents in docs/agents.md"
+
+
+def test_every_page_is_listed():
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    missing = pages - set(re.findall(r"\]\(([A-Za-z]+\.md)", (ROOT / "docs" / "README.md").read_text()))
+    assert not missing, f"add {', '.join(sorted(missing))} to docs/README.md"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A report as a plot: accuracy against budget."""
+"""Reports as plots: accuracy against budget, and two rankings beside each other."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kv_gym.bench.agreement import ACCURACY, Agreement, Ranked
 from kv_gym.bench.report import CellReport, Report
 from kv_gym.bench.suite import Part
 from kv_gym.bench.tables import sample_text
@@ -45,7 +49,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, with its folder."""
+    """Write a picture of the kind that its name ends with, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=PLOT_DPI)
 
@@ -99,6 +103,39 @@ def _dress(axes: Axes, report: Report) -> None:
     axes.set_xlabel("budget, slots per layer and KV head")
     axes.set_ylabel("accuracy, %")
     axes.set_title(f"{report.env_id}: {sample_text(report)}, {report.model} model", loc="left", fontsize=11)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_agreement_plot(agreement: Agreement, names: tuple[str, str], path: Path) -> None:
+    """Save two rankings beside each other, in the order of the first, best on top.
+
+    Args:
+        agreement: The rankings, and how far they agree.
+        names: What the sets of rows are called.
+        path: Picture.
+    """
+    sides = (agreement.one, agreement.other)
+    figure = new_figure(9.0, 1.2 + 0.24 * len(sides[0].agents))
+    for axes, ranked, name in zip(figure.subplots(1, 2, sharey=True), sides, names, strict=True):
+        _draw_ranked(axes, ranked, agreement.one.values.argsort(), name)
+    tau = agreement.tau
+    figure.suptitle(f"Kendall's tau {tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]", fontsize=11)
+    save_figure(figure, path)
+
+
+def _draw_ranked(axes: Axes, ranked: Ranked, order: NDArray[np.intp], name: str) -> None:
+    """A point with its 95% interval for each agent, in `order` from below."""
+    values, places = np.array(ranked.numbers)[order], np.arange(len(order))
+    low, high = np.quantile(np.abs(ranked.draws[order]), (0.025, 0.975), axis=1)
+    axes.hlines(places, low, high, color="C0", alpha=0.5, linewidth=1.6)
+    axes.plot(values, places, "o", color="C0", markersize=5)
+    axes.set_yticks(places, [ranked.agents[i] for i in order])
+    if values.min() > 0 and values.max() > 20 * values.min():
+        axes.set_xscale("log")
+    better = "more" if ranked.by == ACCURACY else "less"
+    axes.set_xlabel(f"{ranked.by.replace('_', ' ')} ({better} is better)")
+    axes.set_title(f"{name}\n{ranked.budget} slots, {ranked.n_problems} problems", loc="left", fontsize=10)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 

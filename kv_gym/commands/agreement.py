@@ -36,6 +36,13 @@ def agreement(
         list[str] | None,
         typer.Option(help="Agents to compare; repeat. Default: all rules in both, untrained."),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw both rankings beside each other: .png, .svg or .pdf. For one pair of budgets."),
+    ] = None,
+    title: Annotated[
+        list[str] | None, typer.Option(help="What the plot calls the sets; twice. Default: the folders' names.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Compare two rankings: Kendall's tau with a 95% interval, for each pair of budgets.
@@ -53,6 +60,8 @@ def agreement(
         for rows, path, budgets, key in zip((one, other), (path_a, path_b), (budget_a, budget_b), keys, strict=True)
     ]
     results = [[agree(a, b) for b in ranked[1]] for a in ranked[0]]
+    if plot is not None:
+        _save_plot(results, title or [path_a.parent.name, path_b.parent.name], plot)
     if as_json:
         print(json.dumps([_as_json(result) for line in results for result in line], indent=1))
         return
@@ -60,6 +69,24 @@ def agreement(
     if len(results) == len(results[0]) == 1:
         console().print(_agents(results[0][0]))
     say(f"{len(names)} agents: {', '.join(names)}.")
+
+
+def _save_plot(results: list[list[Agreement]], names: list[str], path: Path) -> None:
+    """Draw the one pair of rankings.
+
+    Raises:
+        ConfigError: There are several, or names of one set only.
+    """
+    from kv_gym.bench.curves import check_picture
+    from kv_gym.bench.plots import save_agreement_plot
+
+    check_picture(path)
+    if len(results) > 1 or len(results[0]) > 1:
+        raise ConfigError(f"--plot {path} is of one pair of budgets. Name them with --budget-a and --budget-b.")
+    if len(names) != 2:
+        raise ConfigError(f"--title was given {len(names)} times; the plot has two sets. Give it for both.")
+    save_agreement_plot(results[0][0], (names[0], names[1]), path)
+    say(f"plot: {path}")
 
 
 def _ranked(
