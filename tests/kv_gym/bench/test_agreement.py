@@ -11,6 +11,7 @@ from scipy.stats import kendalltau
 from test_report import make_cell, make_row, make_run
 
 from kv_gym.bench.agreement import agree, rank, rules, tau_b
+from kv_gym.bench.plots import _draw_ranked, new_figure
 from kv_gym.bench.rows import EpisodeRow, packed
 from kv_gym.commands import main as cli
 from kv_gym.errors import ConfigError, UnknownNameError
@@ -101,3 +102,43 @@ def test_the_command_prints_tau_by_budget(tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(SystemExit) as ended:
         cli.main(["agreement", str(tmp_path / "one"), str(tmp_path / "other"), "--budget-a", "7"])
     assert ended.value.code == 2 and "no budget at which all of" in capsys.readouterr().err
+
+
+def save_worlds(folder: Path) -> list[str]:
+    """Two sets of rows that rank three rules in opposite order; the first at two budgets."""
+    for name, losses, budgets in (("one", (1, 2, 3), (64, 96)), ("other", (3, 2, 1), (64,))):
+        rows = world(**dict(zip(("rkv", "tova", "random"), losses, strict=True)))
+        (folder / name).mkdir()
+        path = folder / name / "rows.jsonl"
+        every = [row.model_copy(update={"budget": budget}) for budget in budgets for row in rows]
+        path.write_bytes(packed([make_run(), *every], path))
+    return ["agreement", str(folder / "one"), str(folder / "other")]
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ([], "is of one pair of budgets"),
+        (["--budget-a", "64", "--title", "small"], "--title was given 1 times"),
+        (["--budget-a", "64", "--plot", "it.gif"], "use a name that ends in"),
+        (["--budget-a", "64"], ""),
+    ],
+)
+def test_two_rankings_are_drawn(
+    more: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "it.svg"
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*save_worlds(tmp_path), "--plot", str(picture), *more])
+    assert complaint in capsys.readouterr().err and ended.value.code == (2 if complaint else 0)
+    assert picture.exists() == (not complaint)
+
+
+def test_the_drawing_has_the_numbers_in_the_order_of_the_first() -> None:
+    ranked = rank(world(a=2.0, b=1.0, c=3.0), ("a", "b", "c"), 64, "loss_ratio")
+    assert ranked is not None
+    axes = new_figure(4, 4).add_subplot()
+    _draw_ranked(axes, ranked, ranked.values.argsort(), "a world")
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["c", "a", "b"]  # from below: the best on top
+    assert axes.lines[0].get_xdata().tolist() == [6.0, 4.0, 2.0]  # type: ignore[union-attr]
+    assert axes.get_title(loc="left") == "a world\n64 slots, 8 problems"
