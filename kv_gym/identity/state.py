@@ -28,7 +28,7 @@ from kv_gym.identity.codes import fingerprint, names_in, place_in_source
 from kv_gym.identity.options import REMEMBERED
 from kv_gym.identity.places import SUITE, folder_of, is_foreign, place_of, source_file, top_of
 from kv_gym.identity.telling import NoNameError, Telling, short
-from kv_gym.identity.values import canonical, text_hash
+from kv_gym.identity.values import asked, canonical, text_hash
 
 COMPILED = ("_torchdynamo_orig_callable", "_torchdynamo_inline")
 """Where torch.compile and torch.jit.script keep the function that they were given."""
@@ -132,7 +132,7 @@ class State(Telling):
 
     def _callable(self, value: Any) -> Any:
         """A function, method or descriptor; None if it is something else."""
-        compiled = next((one for name in COMPILED if (one := getattr(value, name, None)) is not None), None)
+        compiled = next((one for name in COMPILED if (one := asked(value, name)) is not None), None)
         if isinstance(compiled, FunctionType) and compiled is not value:
             return {"<compiled>": self._function(compiled)}
         if isinstance(value, FunctionType):
@@ -146,11 +146,12 @@ class State(Telling):
         if isinstance(value, functools.cached_property):
             return {"<cached_property>": self._tell(value.func)}
         if isinstance(value, C_FUNCTIONS):
-            owner = getattr(value, "__self__", None) or getattr(value, "__objclass__", None)
+            owner = asked(value, "__self__") or asked(value, "__objclass__")
             bound = None if owner is None or isinstance(owner, ModuleType) else self._tell(owner)
-            return {"<built in>": f"{getattr(value, '__module__', None)}:{value.__qualname__}", "<self>": bound}
-        if callable(value) and hasattr(value, "__wrapped__"):  # such as functools.lru_cache makes
-            return {"<wraps>": [self._class(type(value)), self._tell(value.__wrapped__)]}
+            return {"<built in>": f"{asked(value, '__module__')}:{value.__qualname__}", "<self>": bound}
+        wrapped = asked(value, "__wrapped__") if callable(value) else None  # such as functools.lru_cache makes
+        if wrapped is not None:
+            return {"<wraps>": [self._class(type(value)), self._tell(wrapped)]}
         return None
 
     def _function(self, function: FunctionType) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 from kv_gym.identity.places import FILE_MODULE, digest, place_of
 from kv_gym.identity.scan import DATA
-from kv_gym.identity.values import canonical, text_hash
+from kv_gym.identity.values import asked, canonical, text_hash
 
 MAX_VALUES = 200_000  # that are told of one agent
 MAX_TOLD = 500  # characters that are written down of a value; of a longer one the hash is
@@ -169,7 +169,7 @@ class Telling(ABC):
         except Exception as error:  # locks, open files, generators
             raise NoNameError(f"{kind.__name__} cannot be told from others of its kind") from error
         if isinstance(reduced, str):
-            self._local(getattr(value, "__module__", None) or kind.__module__)
+            self._local(asked(value, "__module__") or kind.__module__)
             return {"<global>": reduced, "<of>": self._class(kind)}
         make, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
         told = [self._class(kind), self._tell(make), self._tell(arguments), self._tell(state)]

@@ -24,7 +24,7 @@ def json_value(value: Any) -> Any:
     """
     if value is None or isinstance(value, bool | str):
         return value
-    if hasattr(value, "item") and type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+    if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         return json_value(value.item())
     if isinstance(value, numbers.Integral):
         return int(value)
@@ -35,6 +35,14 @@ def json_value(value: Any) -> Any:
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: json_value(one) for key, one in value.items()}
     raise NotJSON(f"{type(value).__name__} is no JSON")
+
+
+def asked(value: Any, name: str) -> Any:
+    """An attribute of somebody else's object; None without it, and where asking for it raises, whatever that is."""
+    try:
+        return getattr(value, name, None)
+    except Exception:
+        return None
 
 
 def canonical(value: Any) -> str:

@@ -37,7 +37,21 @@ SCORE = "def score(self, slots): return slots.positions * "
 OTHER = {"other.py": "def score(self, slots): return 1\n"}
 TWO = {"two.py": "a, b = (lambda x: x), (lambda y: -y)"}
 K = {"mine.py": mine(SCORE + "rules.K", "import rules"), "rules.py": "K = 1\n"}
+PROXY = """
+class Proxy:
+    def __init__(self, k): self.k = k
+    def __getattr__(self, name): raise RuntimeError("not connected")
+    def __call__(self): return 1
+"""
+
+
+def proxy(k: int) -> Case:
+    """An agent that holds what raises whatever it is asked for."""
+    return Case(HOLDS | {"proxies.py": PROXY}, f"{LOAD}\nfrom proxies import Proxy\nagent._k = Proxy({k})")
+
+
 PAIRS: dict[str, tuple[Case, Case]] = {
+    "what raises when it is asked": (proxy(1), proxy(2)),
     "a method of the object": changed("agent.score = lambda slots: -slots.positions"),
     "a method of the class": changed("type(agent).score = lambda self, slots: -slots.positions"),
     "a method from another file": (
