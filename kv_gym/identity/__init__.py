@@ -33,6 +33,8 @@ __all__ = [
     "mixed_up", "remember_options", "remembering", "sources_of",
 ]  # fmt: skip
 
+MOST_REASONS = 5
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -84,9 +86,15 @@ def identity_of(thing: Any) -> Identity:
     return Identity(
         where=parts["class"] + _label(thing, options),
         parts=parts,
-        unnamed="; ".join(reasons),
+        unnamed=_listed(reasons),
         sha256=f"unnamed-{uuid.uuid4().hex}" if reasons else text_hash(canonical(parts)),
     )
+
+
+def _listed(reasons: Sequence[str]) -> str:
+    """The first reasons, and how many more: one agent that imports a large program may have hundreds."""
+    more = len(reasons) - MOST_REASONS
+    return "; ".join([*reasons[:MOST_REASONS], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _options(thing: Any, state: State) -> dict[str, Any]:

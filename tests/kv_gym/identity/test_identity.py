@@ -19,6 +19,7 @@ from kv_agents.heuristics.rkv import RKV
 from kv_agents.learned.agents import Foresight
 from torch import Tensor
 
+import kv_gym.identity as identity_module
 from kv_gym.agents import load_agent
 from kv_gym.bench.benchmark import run_bench
 from kv_gym.bench.plan import Bench
@@ -227,3 +228,8 @@ def test_values_have_one_text() -> None:
     assert json_value(np.float32(0.5)) == 0.5 and type(json_value(np.int8(3))) is int
     with pytest.raises(NotJSON):
         canonical({"a": float("inf")})
+
+
+def test_of_many_reasons_the_first_are_told() -> None:
+    assert identity_module._listed(["a"]) == "a" and identity_module._listed([]) == ""
+    assert identity_module._listed([str(i) for i in range(300)]) == "0; 1; 2; 3; 4; and 295 more"
