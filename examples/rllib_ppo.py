@@ -1,7 +1,8 @@
 """PPO by RLlib, and its policy on the bench: `python examples/rllib_ppo.py`. About three minutes on two cores.
 
 Needs `pip install "ray[rllib]"`, which wants Gymnasium 1.2. RLlib steps single environments, one after the other, so it
-is slower than those that take `gym.make_vec`; `FlatSlots` makes the observation the one vector that it asks for.
+is slower than those that take `gym.make_vec`, and waits for each new problem unless `kv-gym references KVEvict-AIME-v0
+--problems 64` has met it before. `FlatSlots` makes the observation the one vector that it asks for.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class SlotModule(TorchRLModule, ValueFunctionAPI):
 
 def make(config: dict[str, Any]) -> FlatSlots:
     """One environment, flat."""
-    return FlatSlots(gym.make(ENV, split="train", **OPTIONS))
+    return FlatSlots(gym.make(ENV, split="train", n_problems=64, **OPTIONS))
 
 
 def train(steps: int, rows: int = 8) -> SlotModule:
@@ -92,7 +93,7 @@ def train(steps: int, rows: int = 8) -> SlotModule:
 def main() -> None:
     """Train, then compare with published rules."""
     parser = argparse.ArgumentParser(description="PPO by RLlib.")
-    parser.add_argument("--steps", type=int, default=2048, help="environment steps, all rows together")
+    parser.add_argument("--steps", type=int, default=1024, help="environment steps, all rows together")
     parser.add_argument("--problems", type=int, default=32, help="of the test split, for the table at the end")
     args = parser.parse_args()
     ray.init(include_dashboard=False, log_to_driver=False, num_cpus=2)

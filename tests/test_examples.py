@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import runpy
 import sys
@@ -10,7 +11,13 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "examples"
+NEEDS = {
+    "rllib_ppo": ("ray.rllib", "RLlib is not installed, or not with the Gymnasium that it wants"),
+    "tianshou_ppo": ("tianshou", "Tianshou is not installed"),
+}
 SHORT = {
+    "rllib_ppo": ["--steps", "128", "--problems", "2"],
+    "tianshou_ppo": ["--steps", "128", "--problems", "2"],
     "own_agent": ["--problems", "2"],
     "ppo_cleanrl": ["--steps", "256", "--horizon", "16", "--problems", "2"],
     "ppo_sb3": ["--steps", "512", "--problems", "2"],
@@ -27,6 +34,11 @@ def test_all_are_tried() -> None:
 def test_example_runs(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    module, reason = NEEDS.get(name, ("kv_gym", ""))
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        pytest.skip(reason)
     monkeypatch.setattr(sys, "argv", [name, *SHORT[name]])
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")

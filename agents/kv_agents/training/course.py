@@ -49,9 +49,7 @@ class Course:
         self.progress: Progress = progress or Silent()
         # mistakes show before anything is made
         own: list[dict[str, Any]] = [{"budget": budget} for budget in budgets] or [{}]
-        config, *_ = [
-            make_config(env_id, **options | budget) for budget in own
-        ]
+        config, *_ = [make_config(env_id, **options | budget) for budget in own]
         self.llm: FrozenLLM = load_llm(config.model, config.revision, config.dtype, config.device)
         self.train = self._references(config, "train", n_train, self.families)
         self.validation = self._references(config, "validation", n_validation, ())

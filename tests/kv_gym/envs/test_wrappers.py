@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import small_env
 import torch
+from gymnasium.utils.env_checker import check_env
 from small_env import ENV
 from torchrl.envs import GymEnv, GymWrapper
 from torchrl.envs.utils import check_env_specs
 
 import kv_gym  # noqa: F401
-from kv_gym.envs.wrappers import NumericInfo, numeric
+from kv_gym.envs.wrappers import FlatSlots, NumericInfo, numeric
 from kv_gym.errors import UnknownNameError, UnknownOptionError
 
 SMALL = small_env.SMALL | {"n_problems": 4}
@@ -66,3 +67,29 @@ def test_torchrl_takes_a_vector_environment(mode: str) -> None:
         row, step = done[:, :-1].nonzero()[0].tolist()
         after, last = rollout["slots"][row, step + 1], rollout["next", "slots"][row, step]
         assert not torch.equal(after, last)  # the last observation of an episode is not the first of the next one
+
+
+@pytest.mark.parametrize("options", [{}, {"granularity": "token"}, {"action": "slot", "evict_every": 1}])
+def test_a_flat_environment_is_the_environment(options: dict[str, Any]) -> None:
+    flat, plain = (gymnasium.make(ENV, **(SMALL | options)) for _ in range(2))
+    flat = FlatSlots(flat)
+    found, info = flat.reset(seed=3)
+    expected, told = plain.reset(seed=3)
+    action = flat.action_space.sample()
+    for _ in range(2):
+        slots = found[: flat.n_slots * flat.n_features].reshape(expected["slots"].shape)
+        np.testing.assert_array_equal(slots, expected["slots"])
+        rest = found[slots.size :]
+        np.testing.assert_array_equal(rest[: expected["context"].size], expected["context"])
+        np.testing.assert_array_equal(rest[expected["context"].size :], np.ravel(expected["protected"]))
+        assert "hindsight" in told and set(info) == set(told) - {"hindsight"}
+        found, *ours, info = flat.step(action)
+        expected, *theirs, told = plain.step(np.reshape(action, plain.action_space.shape))
+        assert ours == theirs
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_gymnasium_accepts_a_flat_environment() -> None:
+    env = FlatSlots(gymnasium.make(ENV, **SMALL).unwrapped)
+    check_env(env, skip_render_check=True)
+    assert env.spec is not None and gymnasium.make(env.spec).action_space == env.action_space
