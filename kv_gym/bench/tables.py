@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,9 +11,11 @@ from typing import Any
 
 from kv_gym.bench.intervals import Interval
 from kv_gym.bench.report import CellReport, Report
+from kv_gym.bench.versus import Versus
 from kv_gym.engine.measures import MEASURES, Measure
 
 MOST_CUT_OFF = 0.05
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,96 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     marks = "|---|" + "---:|" * (len(head) - 1)
     first, *others = ("| " + " | ".join(line) + " |" for line in lines)
     return "\n".join([first, marks, *others])
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "·": r"$\cdot$", "<": r"$<$", ">": r"$>$",
+}  # fmt: skip
+
+
+def latex(report: Report, more: Sequence[Table] = ()) -> str:
+    """The tables that the terminal shows, for a paper: `booktabs`, best agents in bold, references below a line."""
+    parts = ["% Needs \\usepackage{booktabs}. Mean [95% bootstrap interval over problems]."]
+    parts += [f"% {line}" for line in notes(report)]
+    return "\n".join([*parts, *(in_latex(table) for table in [*tables(report), *more])])
+
+
+def in_latex(table: Table) -> str:
+    """A table as LaTeX, with its title as a comment."""
+    ranked = [line for line in table.lines if line.ranked]
+    others = [line for line in table.lines if not line.ranked]
+    rows = [_latex_row(line) for line in ranked]
+    if ranked and others:
+        rows.append(r"\midrule")
+    rows += [_latex_row(line) for line in others]
+    heads = " & ".join(["agent", *map(_escaped, table.heads)])
+    return "\n".join([
+        "", f"% {table.title}", rf"\begin{{tabular}}{{l{'r' * len(table.heads)}}}", r"\toprule", rf"{heads} \\",
+        r"\midrule", *rows, r"\bottomrule", r"\end{tabular}",
+    ])  # fmt: skip
+
+
+def _latex_row(line: Line) -> str:
+    name = _escaped(line.agent) if line.ranked else rf"\textit{{{_escaped(line.agent)}}}"
+    cells = (
+        rf"\textbf{{{_escaped(one.text)}}}" if one.bold and one.text else _escaped(one.text) for one in line.entries
+    )
+    return " & ".join([name, *cells]) + r" \\"
+
+
+def _escaped(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def csv_text(report: Report) -> str:
+    """A line for each cell with every number of the report: means, and both ends of their intervals."""
+    out = io.StringIO()
+    lines = [_flat(cell) for cell in report.cells]
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def _flat(cell: CellReport) -> dict[str, Any]:
+    """The numbers of a cell by the names of columns; of an interval the mean, `_low` and `_high`."""
+    values = cell.to_json()
+    families = values.pop("families")
+    values |= {f"accuracy_{family}": value for family, value in families.items()}
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= {name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
+        else:
+            flat[name] = value
+    return flat
+
+
+def versus_tables(report: Report, found: Sequence[Versus]) -> list[Table]:
+    """Differences to a chosen agent; in bold those that Holm's correction leaves below 5%."""
+    units = {"accuracy": ("points of accuracy", 100, 0), "loss": ("loss in nats a token", 1, 4)}
+    made = []
+    for one in found:
+        what, factor, digits = units[one.measure]
+
+        def entry(cell: CellReport, one: Versus = one, factor: int = factor, digits: int = digits) -> Entry:
+            difference = one.of(cell.agent, cell.budget)
+            if difference is None:
+                return Entry()
+            ends = (factor * getattr(difference.interval, end) for end in ("value", "low", "high"))
+            value, low, high = (f"{end:+.{digits}f}" for end in ends)
+            return Entry(f"{value} [{low}, {high}] p {p_text(difference.p_holm)}", difference.p_holm < SIGNIFICANT)
+
+        title = f"Difference to {one.against}, {what} [95% interval], p by sign flips over problems, Holm-corrected"
+        made.append(matrix(report, title, entry))
+    return [table for table in made if table.filled]
+
+
+def p_text(p: float) -> str:
+    """A p-value with one digit that counts."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.01 else f"{p:.2f}"
 
 
 def _run_text(run: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from kv_gym.files import ROWS_FILE
 if TYPE_CHECKING:
     from kv_gym.bench.report import Report
     from kv_gym.bench.rows import EpisodeRow, Rows, RunRow
+    from kv_gym.bench.tables import Table
 
 REPORT_FILE, PLOT_FILE = "report.json", "accuracy.png"
 MAX_ANSWER_CHARS = 40  # in a table
@@ -29,11 +30,23 @@ def report(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print accuracy, loss ratio and cost as Markdown tables.")
     ] = False,
-    plot: Annotated[Path | None, typer.Option(help="Save accuracy against budget to this PNG.")] = None,
+    as_latex: Annotated[bool, typer.Option("--latex", help="Print the tables for a paper (booktabs).")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print every number, families too, as CSV: a line for each agent and budget.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Save accuracy against budget to this picture: .png, .svg or .pdf.")
+    ] = None,
     lost: Annotated[
         str | None, typer.Option(metavar="AGENT", help="List the problems that this agent lost and --against solved.")
     ] = None,
-    against: Annotated[str | None, typer.Option(metavar="AGENT", help="Goes with --lost.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AGENT",
+            help="Show each agent's paired difference to this one, with p-values; with --lost: who solved it.",
+        ),
+    ] = None,
     budget: Annotated[
         list[int] | None,
         typer.Option(help="Goes with --lost or --tokens: only this budget; repeat for more. Default: all."),
@@ -46,12 +59,17 @@ def report(
 
     Several folders count as one, such as the shards of a benchmark that was played on several machines.
 
+    With --against: differences to that agent on the same problems, with 95% intervals and p-values (sign flips over
+    problems, Holm-corrected over each table).
+
     With --lost and --against: which problems the one lost and the other solved, and the command that records both.
 
     With --tokens: what agents lose on tokens that need what is far back, and on the others; the rows of `full` and
     `streaming` tell them apart.
     """
-    forms = {"--json": as_json, "--markdown": as_markdown, "--plot": plot is not None}
+    forms = {
+        "--json": as_json, "--markdown": as_markdown, "--latex": as_latex, "--csv": as_csv, "--plot": plot is not None,
+    }  # fmt: skip
     _check_options(lost, against, budget, tokens, forms)
     from kv_gym.bench.report import build_report
 
@@ -67,12 +85,35 @@ def report(
         _show_lost(chosen, found.runs, lost, against, budget or [], path.parent)
         return
     summed = build_report(chosen, found.runs.values(), len(found.episodes) - len(chosen))
-    if as_markdown:
-        from kv_gym.bench.tables import markdown
-
-        print(markdown(summed))
-        return
+    compared = _compared(chosen, summed, against)
+    for asked, form in ((as_markdown, "markdown"), (as_latex, "latex"), (as_csv, "csv")):
+        if asked:
+            print(_printed(summed, compared, form))
+            return
     show(summed, as_json, plot)
+    for table in compared if not as_json else []:
+        console().print(table_view(table))
+
+
+def _compared(rows: list[EpisodeRow], summed: Report, against: str | None) -> list[Table]:
+    """Tables of the differences to an agent, if one is named."""
+    if against is None:
+        return []
+    from kv_gym.bench.tables import versus_tables
+    from kv_gym.bench.versus import versus
+
+    return versus_tables(summed, versus(rows, against))
+
+
+def _printed(summed: Report, compared: list[Table], form: str) -> str:
+    """A report as text to paste."""
+    from kv_gym.bench import tables
+
+    if form == "csv":
+        return tables.csv_text(summed).rstrip("\n")
+    if form == "latex":
+        return tables.latex(summed, compared)
+    return "\n\n".join([tables.markdown(summed), *(tables.in_markdown(table, table.title) for table in compared)])
 
 
 def _check_options(
@@ -84,8 +125,10 @@ def _check_options(
         ConfigError: Says which.
     """
     given = [form for form, asked in forms.items() if asked]
-    if (lost is None) != (against is None):
-        raise ConfigError("--lost AGENT and --against AGENT go together.")
+    if lost is not None and against is None:
+        raise ConfigError("--lost AGENT wants --against AGENT: who solved what was lost.")
+    if against is not None and lost is None and (tokens or forms["--csv"] or forms["--json"]):
+        raise ConfigError("--against AGENT makes tables, for which there is no --tokens, --csv or --json. Drop one.")
     if lost is None and budget and not tokens:
         raise ConfigError(
             "--budget chooses among the problems of --lost AGENT --against AGENT, or goes with --tokens. Add one of "
@@ -96,9 +139,12 @@ def _check_options(
         raise ConfigError(f"--tokens prints tables of losses, for which there is no {other}. Drop one of them.")
     if lost is not None and given:
         raise ConfigError(f"--lost prints a list, for which there is no {', '.join(given)}. Drop one of them.")
-    if forms["--markdown"] and len(given) > 1:
+    if tokens and (forms["--latex"] or forms["--csv"]):
+        raise ConfigError("--tokens prints tables, --json or --markdown. Drop --latex or --csv.")
+    texts = [form for form in given if form in ("--markdown", "--latex", "--csv")]
+    if texts and len(given) > 1:
         raise ConfigError(
-            f"--markdown prints tables and nothing else, and {', '.join(given)} were given. Use one alone."
+            f"{texts[0]} prints a text and nothing else, and {', '.join(given)} were given. Use one alone."
         )
 
 
