@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
 
 FULL_COLOUR, HINDSIGHT_COLOUR = "0.25", "0.5"
 MARKERS = "osD^vPX"
+COLOURS = {
+    "foresight-rl": "#d62728", "foresight": "#ff7f0e", "transfer": "#8c564b", "ppo": "#e377c2", "kvp": "#bcbd22",
+    "rkv": "#1f77b4", "h2o": "#2ca02c", "snapkv": "#9467bd", "tova": "#17becf", "streaming": "#7b5800",
+    "random": "#000000", "random-prompt": "#ff6f91", "keydiff": "#004c6d", "lagkv": "#6a8d00", "gkv": "#5c3566",
+}  # fmt: skip
+"""An agent has one colour in all figures; none is grey, which golden and the full cache have."""
+OTHERS = ("#b15928", "#33a02c", "#6a3d9a", "#0868ac", "#c51b7d", "#4d9221", "#35978f", "#4a1486")
+"""Of agents without one of their own, by their names."""
 PLOT_AGENTS = 10
 DODGE = 0.09  # width over which agents are spread at a budget, in octaves
 PLOT_DPI = 150
@@ -59,23 +69,38 @@ def draw(axes: Axes, report: Report) -> None:
     ranked = list(dict.fromkeys(cell.agent for cell in report.cells if cell.ranked))  # best first
     hindsight = list(dict.fromkeys(cell.agent for cell in report.cells if cell.uses_hindsight))
     agents = [*ranked[:PLOT_AGENTS], *hindsight[:1]]
+    looks = looks_of(agents)
     for place, agent in enumerate(agents):
         shift = DODGE * (place - (len(agents) - 1) / 2) / max(1, len(agents) - 1)
         cells = [cell for cell in report.cells if cell.agent == agent and cell.accuracy is not None]
         if cells:
-            _draw_agent(axes, cells, place, 2**shift)
+            _draw_agent(axes, cells, looks[agent], 2**shift)
     _draw_full(axes, report)
     _dress(axes, report)
 
 
-def _draw_agent(axes: Axes, cells: Sequence[CellReport], place: int, shift: float) -> None:
+def looks_of(agents: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each agent of a figure: its own, whoever else is drawn, as long as there are colours left.
+
+    Of several with one name, such as one agent with other options, the first has the name's colour.
+    """
+    looks: dict[str, tuple[str, str]] = {}
+    for agent in agents:
+        taken, number = {colour for colour, _ in looks.values()}, zlib.crc32(agent.encode())
+        own = COLOURS.get(re.split(r"[\[( ,]", agent)[0])
+        turned = [OTHERS[(number + i) % len(OTHERS)] for i in range(len(OTHERS))]
+        wanted = [*([own] if own else []), *turned]
+        looks[agent] = next((one for one in wanted if one not in taken), wanted[0]), MARKERS[number % len(MARKERS)]
+    return looks
+
+
+def _draw_agent(axes: Axes, cells: Sequence[CellReport], look: tuple[str, str], shift: float) -> None:
     accuracies = [cell.accuracy for cell in cells if cell.accuracy is not None]
     budgets = [cell.budget * shift for cell in cells]
     value, low, high = ([100 * getattr(a, name) for a in accuracies] for name in ("value", "low", "high"))
-    name, colour, style = cells[0].agent, f"C{place % 10}", "-"
+    name, (colour, marker), style = cells[0].agent, look, "-"
     if cells[0].uses_hindsight:
-        name, colour, style = f"{name} (hindsight)", HINDSIGHT_COLOUR, "--"
-    marker = "." if cells[0].uses_hindsight else MARKERS[place % len(MARKERS)]
+        name, colour, style, marker = f"{name} (hindsight)", HINDSIGHT_COLOUR, "--", "."
     axes.plot(budgets, value, label=name, color=colour, linestyle=style, linewidth=1.7, marker=marker, markersize=5.5)
     axes.vlines(budgets, low, high, color=colour, linewidth=1.0, alpha=0.7)
     axes.fill_between(budgets, low, high, color=colour, alpha=0.06, linewidth=0)

@@ -12,7 +12,7 @@ import pytest
 from matplotlib import image
 from rich.console import Console
 
-from kv_gym.bench.plots import save_plot
+from kv_gym.bench.plots import COLOURS, OTHERS, looks_of, save_plot
 from kv_gym.bench.report import Report, build_report, newest_rows
 from kv_gym.bench.rows import EpisodeRow, Rows, RunRow
 from kv_gym.bench.tables import failures, markdown, notes, short
@@ -230,7 +230,8 @@ def test_the_plot_is_a_png_that_is_not_empty(episodes: list[EpisodeRow], tmp_pat
     pixels = image.imread(path)
     assert pixels.shape[0] > 400 and pixels.shape[1] > 800
     colours = {tuple((255 * pixel[:3]).astype(int)) for row in pixels[::3] for pixel in row[::3]}
-    assert (31, 119, 180) in colours and (255, 127, 14) in colours  # a line for each ranked agent
+    for colour, _ in looks_of(["good", "bad"]).values():  # a line for each ranked agent
+        assert tuple(bytes.fromhex(colour[1:])) in colours
 
 
 def test_a_results_page_has_tables_and_the_runs_behind_them(episodes: list[EpisodeRow]) -> None:
@@ -308,3 +309,11 @@ def test_nothing_is_said_of_cut_offs_where_there_are_none(report: Report) -> Non
     cell = report.cell("good", 64)
     assert cell is not None and cell.cut_off is None  # rows of these tests do not say how they ended
     assert "ut off" not in printed(report) + markdown(report)
+
+
+def test_an_agent_has_its_colour_in_every_figure() -> None:
+    few, many = looks_of(["rkv", "mine"]), looks_of(["h2o", "yours", "rkv", "mine", "rkv[lam=0.5]"])
+    assert few["rkv"] == many["rkv"] and few["rkv"][0] == COLOURS["rkv"] and few["mine"] == many["mine"]
+    assert many["rkv[lam=0.5]"][0] in OTHERS and len({colour for colour, _ in many.values()}) == 5
+    crowd = looks_of([f"agent-{i}" for i in range(20)])
+    assert {colour for colour, _ in crowd.values()} == set(OTHERS)  # more than there are colours
