@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -61,12 +62,21 @@ class ActionError(KVGymError, ValueError):
 def unknown_name(
     kind: str, name: object, known: Iterable[str], fix: str = "", error: type[UnknownNameError] = UnknownNameError
 ) -> UnknownNameError:
-    """Build the error for an unknown name, with the nearest known one."""
+    """Build the error for an unknown name, with the nearest known one.
+
+    Args:
+        kind: What it should name, such as "agent", or "option of agent 'rkv'": the name goes before "of" or "in".
+        name: What was given.
+        known: All that there are.
+        fix: What to do, a sentence.
+        error: Its class.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     tail = f" {fix}" if fix else ""
-    return error(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.{tail}")
+    what, place, where = re.fullmatch(r"(.*?)(?:( of | in )(.*))?", kind, re.DOTALL).groups("")  # type: ignore[union-attr]
+    return error(f"unknown {what} {name!r}{place}{where}.{hint} Known: {', '.join(names)}.{tail}")
 
 
 def half_character(text: str) -> str:

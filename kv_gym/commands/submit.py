@@ -40,7 +40,9 @@ Protocol = Annotated[Path | None, typer.Option(help="Another protocol than the b
 def new(
     agent: Annotated[str, typer.Argument(metavar="NAME[,KEY=VALUE...]", help="As `kv-gym bench --agent` takes it.")],
     author: Annotated[list[str], typer.Option(help="Who submits; repeat for more.")],
-    title: Annotated[str | None, typer.Option(help="What the board calls it. Default: the agent's name.")] = None,
+    title: Annotated[
+        str | None, typer.Option(help="What the board calls it. Default: the agent's name, of a file the class's.")
+    ] = None,
     slug: Annotated[str | None, typer.Option(help="Short name of the folder. Default: made from the title.")] = None,
     link: Annotated[str, typer.Option(help="Paper or repository, https://...")] = "",
     division: Annotated[

@@ -125,9 +125,9 @@ def test_unknown_agent_is_suggested(installed: None) -> None:
 
 
 def test_unknown_option_is_suggested(installed: None) -> None:
-    with pytest.raises(UnknownNameError, match=r"option of agent 'streaming' 'n_sinks'. Did you mean 'n_sink'\?"):
+    with pytest.raises(UnknownNameError, match=r"option 'n_sinks' of agent 'streaming'. Did you mean 'n_sink'\?"):
         load_agent("streaming", n_sinks=2)
-    with pytest.raises(UnknownNameError, match="option of agent 'h2o' 'lam'"):
+    with pytest.raises(UnknownNameError, match="option 'lam' of agent 'h2o'"):
         load_agent("h2o", lam=2)
 
 

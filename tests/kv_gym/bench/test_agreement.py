@@ -77,7 +77,7 @@ def test_rules_are_those_in_both_that_nobody_trained() -> None:
     other = world(**names, tova=1.0) + make_cell("golden", 4, uses_hindsight=True)
     assert rules(one, other) == ("random", "rkv", "snapkv")
     assert rules(one, other, ["transfer", "rkv", "golden"]) == ("golden", "rkv", "transfer")
-    with pytest.raises(UnknownNameError, match="agent of both sets 'tova'"):
+    with pytest.raises(UnknownNameError, match="agent 'tova' of both sets"):
         rules(one, other, ["tova"])
     with pytest.raises(ConfigError, match="a ranking needs 3"):
         rules(world(rkv=1, tova=2), world(rkv=1, tova=2))

@@ -176,9 +176,9 @@ def test_a_raising_agent_is_shown_and_the_exit_code_says_so(run: Run, small: lis
         (["bench", ENV, "--agent", "h2o,lam"], "ConfigError: --agent NAME,'lam' has no value"),
         (
             ["bench", ENV, "--agent", "mine.py:Shifted,bye=1"],
-            "UnknownNameError: unknown option of agent 'shifted' 'bye'",
+            "UnknownNameError: unknown option 'bye' of agent 'shifted'",
         ),
-        (["train", "distill", "--set", "round=3"], "UnknownNameError: unknown knob of DistillRecipe 'round'. Did you"),
+        (["train", "distill", "--set", "round=3"], "UnknownNameError: unknown knob 'round' of DistillRecipe. Did you"),
         (["report", "gone.jsonl"], "RowFileError: gone.jsonl does not exist"),
     ],
 )

@@ -33,7 +33,7 @@ def test_a_weight_that_is_named_leaves_the_others() -> None:
     [
         (["w_loss=abc"], "--set w_loss='abc' is not allowed: a weight is a number"),
         (["w_loss=true"], "--set w_loss=True"),
-        (["w_los=1"], r"knob of GRPORecipe 'w_los'. Did you mean 'w_loss'\?"),
+        (["w_los=1"], r"knob 'w_los' of GRPORecipe. Did you mean 'w_loss'\?"),
         (["w_loss=1", "weights={}"], "in one way or the other"),
         (["weights=3"], "--set weights=3 is not allowed"),
         (["weights=null"], "--set weights=None is not allowed"),
@@ -44,7 +44,7 @@ def test_a_weight_that_is_named_leaves_the_others() -> None:
 def test_a_wrong_knob_is_named(pairs: list[str], message: str) -> None:
     with pytest.raises((ConfigError, UnknownNameError), match=message):
         build_recipe(GRPORecipe, pairs)
-    with pytest.raises(UnknownNameError, match="knob of DistillRecipe 'w_loss'"):
+    with pytest.raises(UnknownNameError, match="knob 'w_loss' of DistillRecipe"):
         build_recipe(DistillRecipe, ["w_loss=1"])
 
 
@@ -52,7 +52,7 @@ def test_a_wrong_knob_is_named(pairs: list[str], message: str) -> None:
     ("options", "message"),
     [
         (["--set", "w_loss=-1"], "w_loss=-1.0 is not allowed: Input should be greater than or equal to 0"),
-        (["--set", "weights={w_nope: 1}"], "unknown weight of the reward 'w_nope'"),
+        (["--set", "weights={w_nope: 1}"], "unknown weight 'w_nope' of the reward"),
         (["--env-set", "w_attention=0.1"], "--env-set w_attention: the training weighs its reward itself. Use --set"),
         (["--env-set", "bugdet=1"], "unknown option 'bugdet'. Did you mean 'budget'"),
     ],
