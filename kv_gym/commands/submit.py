@@ -41,7 +41,8 @@ def new(
     agent: Annotated[str, typer.Argument(metavar="NAME[,KEY=VALUE...]", help="As `kv-gym bench --agent` takes it.")],
     author: Annotated[list[str], typer.Option(help="Who submits; repeat for more.")],
     title: Annotated[
-        str | None, typer.Option(help="What the board calls it. Default: the agent's name, of a file the class's.")
+        str | None,
+        typer.Option(help="What the board calls it. Default: the agent's name, or that of the class in a file."),
     ] = None,
     slug: Annotated[str | None, typer.Option(help="Short name of the folder. Default: made from the title.")] = None,
     link: Annotated[str, typer.Option(help="Paper or repository, https://...")] = "",

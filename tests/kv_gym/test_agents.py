@@ -173,7 +173,7 @@ def test_a_file_without_class_is_an_error(mine: str) -> None:
 
 def test_a_missing_class_is_suggested(mine: str) -> None:
     known = "Anything, Duck, H2O, Oldest, Stranger"
-    with pytest.raises(UnknownNameError, match=rf"'Oldes'. Did you mean 'Oldest'\? Known: {known}"):
+    with pytest.raises(UnknownNameError, match=rf"'Oldes' in .*mine.py. Did you mean 'Oldest'\? Known: {known}"):
         load_agent(f"{mine}:Oldes")
 
 
