@@ -22,6 +22,7 @@ from kv_gym.commands.record import record, replay
 from kv_gym.commands.references import references
 from kv_gym.commands.report import report
 from kv_gym.commands.submit import submit_app
+from kv_gym.commands.sweep import sweep
 from kv_gym.commands.system import end_like_interrupt, speak_utf8, trouble
 from kv_gym.commands.train import Trainers
 from kv_gym.commands.watch import watch
@@ -39,7 +40,9 @@ app.add_typer(submit_app, name="submit")
 app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME --help`)."), name="train")
 app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(dataset_app, name="dataset")
-for command in (bench, report, agreement, migrate, agents, envs, problems, references, curves, watch, record, replay):
+for command in (
+    bench, sweep, report, agreement, migrate, agents, envs, problems, references, curves, watch, record, replay,
+):  # fmt: skip
     app.command()(command)
 
 
