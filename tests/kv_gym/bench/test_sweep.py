@@ -71,10 +71,8 @@ def test_points_are_those_of_a_benchmark_of_each(tmp_path: Path) -> None:
 
 def test_the_command_keeps_its_rows_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "sweep.svg"
-    line = (
-        f"sweep KVEvict-AIME-v0 --agent rkv,n_obs=4 --over lam=0,0.9 --budget 64 --problems 2 --width 2 --mode replay \
---set evict_every=16 --set max_new_tokens=400 --out {tmp_path} --plot {picture}"
-    )
+    line = "sweep KVEvict-AIME-v0 --agent rkv,n_obs=4 --over lam=0,0.9 --budget 64 --problems 2 --width 2 --mode replay"
+    line += f" --set evict_every=16 --set max_new_tokens=400 --out {tmp_path} --plot {picture}"
     for known in ("4 new rows, 0 known", "0 new rows, 4 known"):
         with pytest.raises(SystemExit) as ended:
             cli.main(line.split())
