@@ -30,7 +30,7 @@ from kv_gym.bench.workers import Crew, Workers, make_references
 from kv_gym.config import EnvConfig
 from kv_gym.identity import Identity, identity_of
 from kv_gym.llm.frozen import FrozenLLM
-from kv_gym.llm.loading import load_llm
+from kv_gym.llm.loading import load_llm, model_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,8 @@ def run_bench(
     with ExitStack() as stack:
         file = stack.enter_context(RowFile(path))
         texts = stack.enter_context(TextFile(path.parent)) if bench.texts else None
+        if workers is not None:  # mistakes show before Ray is started
+            model_sizes(first.model, first.revision, first.dtype, first.device)
         crew = None if workers is None else stack.enter_context(Crew(workers, first))
         if crew is None:
             widths, make = find_widths(bench.width, configs.values(), bench.agents), None

@@ -16,12 +16,10 @@ from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import EpisodeRow, RowFile, RowKey, RunRow, sha256_of
 from kv_gym.bench.texts import TextFile, text_key
 from kv_gym.bench.workers import Crew, Lost, Task, chunks
-from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord, full_cache_record
-from kv_gym.errors import ConfigError
 from kv_gym.identity import Identity
 from kv_gym.llm.frozen import FrozenLLM
-from kv_gym.llm.loading import load_llm
+from kv_gym.llm.loading import load_anew
 from kv_gym.llm.tokens import way_to_read
 from kv_gym.problems import Problem
 from kv_gym.problems.grading import GRADING_VERSION
@@ -103,7 +101,7 @@ class Runner:
         with self._playing.note(f"{cell.agent.name} at budget {cell.config.budget} in {cell.config.mode} mode"):
             touched = self._play(cell, episodes)
         if touched:
-            self._load_anew(cell.config)
+            self.llm, self._shown = load_anew(cell.config, self.llm), []  # agents have not seen that one yet
 
     def _play(self, cell: Cell, episodes: Sequence[Episode]) -> bool:
         """Play a cell and write its rows; return whether the agent changed the model."""
@@ -124,6 +122,7 @@ class Runner:
         """Let workers play cells, all at once, and write rows as chunks of them end."""
         tasks: list[Task] = []
         most, n = self.run_row.width, crew.workers.n
+        todo = [(cell, episodes) for cell, episodes in todo if episodes]
         for cell, episodes in todo:
             number = next(i for i, agent in enumerate(self.bench.agents) if agent is cell.agent)
             width = most if len(todo) >= n else min(most, -(-len(episodes) // n))  # so that all have something to do
@@ -141,20 +140,6 @@ class Runner:
             return
         row = self._ungraded_row(cell, episode, outcome) or self._played_row(cell, episode, outcome, spent)
         self._write(row, outcome)
-
-    def _load_anew(self, config: EnvConfig) -> None:
-        """Play on with a model that nobody has changed; agents have not seen that one yet.
-
-        Raises:
-            ConfigError: There is another model now where it was loaded from.
-        """
-        llm = load_llm(config.model, config.revision, config.dtype, config.device)
-        if llm.fingerprint != self.llm.fingerprint:
-            raise ConfigError(
-                f"an agent changed the model {self.llm.name!r}, and what is loaded anew is another one (fingerprint "
-                f"{llm.fingerprint[:12]}, it was {self.llm.fingerprint[:12]}). Put its files back."
-            )
-        self.llm, self._shown = llm, []
 
     def _write(self, row: EpisodeRow, record: EpisodeRecord | None = None) -> None:
         self.progress.advance(1)

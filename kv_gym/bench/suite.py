@@ -108,9 +108,9 @@ def run_suite(
         KVGymError: As `run_bench`.
     """
     progress, parts = progress or Silent(), {}
-    agents = [build(text) for text in suite.agents]
 
     def bench(env_id: str, budgets: list[int]) -> Bench:
+        agents = [build(text) for text in suite.agents]  # as they are before they see a model
         return Bench(env_id, agents, budgets, suite.problems, modes=suite.modes, width=width, options=suite.settings)
 
     for name, env_id in suite.parts.items():

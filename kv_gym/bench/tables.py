@@ -154,7 +154,8 @@ def in_latex(table: Table) -> str:
 
 
 def _latex_row(line: Line) -> str:
-    name = _escaped(line.agent) if line.ranked else rf"\textit{{{_escaped(line.agent)}}}"
+    name = "{}" + _escaped(line.agent) if line.agent.startswith("[") else _escaped(line.agent)  # no option of a rule
+    name = name if line.ranked else rf"\textit{{{name}}}"
     cells = (
         rf"\textbf{{{_escaped(one.text)}}}" if one.bold and one.text else _escaped(one.text) for one in line.entries
     )
@@ -168,7 +169,7 @@ def _escaped(text: str) -> str:
 def csv_text(report: Report) -> str:
     """A line for each cell with every number of the report: means, and both ends of their intervals."""
     out = io.StringIO()
-    lines = [_flat(cell) for cell in report.cells]
+    lines = [{"accuracy_mode": report.accuracy_mode, **_flat(cell)} for cell in report.cells]
     names = list(dict.fromkeys(name for line in lines for name in line))
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
@@ -177,17 +178,16 @@ def csv_text(report: Report) -> str:
 
 
 def _flat(cell: CellReport) -> dict[str, Any]:
-    """The numbers of a cell by the names of columns; of an interval the mean, `_low` and `_high`."""
+    """The numbers of a cell by the names of columns; of an interval the mean, and `_ci_low` and `_ci_high`."""
     values = cell.to_json()
     families = values.pop("families")
     values |= {f"accuracy_{family}": value for family, value in families.items()}
-    flat: dict[str, Any] = {}
+    flat: list[tuple[str, Any]] = []
     for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= {name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
-        else:
-            flat[name] = value
-    return flat
+        ends = value if isinstance(value, dict) else {"value": value}
+        flat += [(name if end == "value" else f"{name}_ci_{end}", number) for end, number in ends.items()]
+    assert len(dict(flat)) == len(flat), "two numbers of a cell have one name"
+    return dict(flat)
 
 
 def versus_tables(report: Report, found: Sequence[Versus]) -> list[Table]:
@@ -205,7 +205,9 @@ def versus_tables(report: Report, found: Sequence[Versus]) -> list[Table]:
             value, low, high = (f"{end:+.{digits}f}" for end in ends)
             return Entry(f"{value} [{low}, {high}] p {p_text(difference.p_holm)}", difference.p_holm < SIGNIFICANT)
 
-        title = f"Difference to {one.against}, {what} [95% interval], p by sign flips over problems, Holm-corrected"
+        title = (
+            f"Difference to {one.against}, {what} [95% interval], p by sign flips, Holm-corrected (bold: below 0.05)"
+        )
         made.append(matrix(report, title, entry))
     return [table for table in made if table.filled]
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import permutation_test
 
 from kv_gym.bench.intervals import Interval, difference_interval
+from kv_gym.bench.report import labels
 from kv_gym.bench.rows import EpisodeRow
 from kv_gym.errors import unknown_name
 
 N_FLIPS = 9999
-"""Sign flips that a p-value is counted from, where there are not fewer in all: the smallest is 1e-4."""
+"""Sign flips that a p-value is counted from, where there are not fewer in all: the smallest is 2e-4."""
 LOSS = "loss"
 
 
@@ -22,6 +23,7 @@ class Difference:
     """An agent minus the chosen one, on the problems that both played at a budget.
 
     Attributes:
+        agent: Label in tables, as in `kv_gym.bench.report`.
         interval: Mean over problems; accuracy as a share, loss in nats a token.
         p: Two-sided: how often a difference as large comes about where signs are drawn for each problem.
         p_holm: The same, corrected by Holm's method for all differences of its table.
@@ -63,12 +65,13 @@ def versus(rows: Sequence[EpisodeRow], against: str) -> list[Versus]:
     Raises:
         UnknownNameError: The chosen agent is not in the rows.
     """
-    agents = list(dict.fromkeys(row.agent for row in rows))
+    label = labels(rows)
+    agents = list(dict.fromkeys(label[row.agent, row.agent_source] for row in rows))
     if against not in agents:
         raise unknown_name("agent in these rows", against, agents)
     found = [
-        _table("accuracy", [row for row in rows if row.mode == "generate"], agents, against, _score),
-        _table(LOSS, [row for row in rows if row.mode == "replay"], agents, against, lambda row: row.measured(LOSS)),
+        _table("accuracy", [row for row in rows if row.mode == "generate"], label, against, _score),
+        _table(LOSS, [row for row in rows if row.mode == "replay"], label, against, lambda row: row.measured(LOSS)),
     ]
     return [table for table in found if table.differences]
 
@@ -79,15 +82,15 @@ def _score(row: EpisodeRow) -> float | None:
 
 
 def _table(
-    measure: str, rows: Sequence[EpisodeRow], agents: Sequence[str], against: str,
+    measure: str, rows: Sequence[EpisodeRow], label: Mapping[tuple[str, str], str], against: str,
     value: Callable[[EpisodeRow], float | None],
 ) -> Versus:  # fmt: skip
     by: dict[tuple[str, int], dict[tuple[str, int], float]] = {}
     for row in rows:
         if (number := value(row)) is not None:
-            by.setdefault((row.agent, row.budget), {})[row.problem, row.seed] = number
+            by.setdefault((label[row.agent, row.agent_source], row.budget), {})[row.problem, row.seed] = number
     parts = []
-    for agent in (agent for agent in agents if agent != against):
+    for agent in dict.fromkeys(agent for agent, _ in by if agent != against):
         for budget in sorted({budget for _, budget in by}):
             ours, theirs = by.get((agent, budget), {}), by.get((against, budget), {})
             both = sorted(ours.keys() & theirs.keys())

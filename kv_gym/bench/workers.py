@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,12 +32,14 @@ from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.errors import ConfigError, KVGymError
-from kv_gym.llm.loading import load_llm
+from kv_gym.llm.loading import load_anew, load_llm
 from kv_gym.llm.tokens import way_to_read
 from kv_gym.problems import Problem
 
 TRIES = 3
 """Times that a chunk is handed out before it has failed."""
+START_SECONDS = 900.0
+"""Longest time until a worker has its model."""
 KNOCK = 10.0  # seconds
 LOOK_EVERY = 1.0  # seconds, after which chunks that take too long are looked for
 
@@ -168,8 +172,7 @@ class Player:
                 played.append((places.pop(id(episode)), on_cpu(outcome), spent))
         except ModelTouched as touched:
             played += [(place, Failed(reason_of(touched)), Time()) for place in places.values()]
-            self.llm = load_llm(self.config.model, self.config.revision, self.config.dtype, self.config.device)
-            self.agents = {}
+            self.llm, self.agents = load_anew(self.config, self.llm), {}
         return played
 
 
@@ -203,6 +206,21 @@ class Task:
     of: Any
 
 
+@dataclass(frozen=True)
+class _Busy:
+    """A worker that does something.
+
+    Attributes:
+        place: Of its task; None where it starts.
+        player: It.
+        begun: When, `time.monotonic`.
+    """
+
+    place: int | None
+    player: Any
+    begun: float
+
+
 class WorkerError(KVGymError):
     """Workers could not do what nothing goes on without."""
 
@@ -223,14 +241,22 @@ class Crew:
         self._ray = _ray()
         self._players: list[Any] = []
         self.agents: list[Any] = []
+        self._failed_starts = 0
 
     def __enter__(self) -> Crew:
         self._begin()
         try:
             self._players = [self._player() for _ in range(self.workers.n)]
-            found: list[About] = self._ray.get([player.about.remote() for player in self._players])
+            refs = [player.about.remote() for player in self._players]
+            _, late = self._ray.wait(refs, num_returns=len(refs), timeout=START_SECONDS)
+            if late:
+                raise WorkerError(f"{len(late)} of {len(refs)} workers did not start in {START_SECONDS:g} seconds.")
+            found: list[About] = self._ray.get(refs)
             self._check(found)
             self.about = found[0]
+        except self._ray.exceptions.RayActorError as error:
+            self._ray.shutdown()
+            raise WorkerError(f"a worker could not be started: {_last_line(error)}") from error
         except BaseException:
             self._ray.shutdown()
             raise
@@ -242,17 +268,31 @@ class Crew:
         self._ray.shutdown()
 
     def _begin(self) -> None:
-        """Start Ray here, or find the cluster."""
+        """Start Ray here, or find the cluster.
+
+        Raises:
+            ConfigError: Neither can be done, or it has too little for so many workers.
+        """
         how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         if self.workers.address is None:
             how |= {"num_cpus": self.workers.n, "include_dashboard": False}
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ended_by = signal.getsignal(signal.SIGTERM)
         where = "here" if self.workers.address is None else f"at {self.workers.address!r}"
         try:
             _knock(self.workers.address or "")
-            self._ray.init(self.workers.address, **how)
+            self._ray.init(self.workers.address or "local", **how)
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(f"Ray cannot be used {where}: {str(error).splitlines()[0][:300]}") from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ended_by)  # Ray puts its own there
+        kind = "GPU" if self.config.device.startswith("cuda") else "CPU"
+        there = int(self._ray.cluster_resources().get(kind, 0))
+        if there < self.workers.n:
+            self._ray.shutdown()
+            raise ConfigError(
+                f"--workers {self.workers.n}: each takes a {kind}, and {where} there are {there}. Ask for fewer."
+            )
 
     def _player(self) -> Any:
         threads = self.workers.own_threads
@@ -299,7 +339,7 @@ class Crew:
         return cast(Widths, found)
 
     def do(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Any]]:
-        """Hand out tasks, and yield each with what came of it, as they end.
+        """Hand out tasks, and yield each with what came of it, as they end. Workers that died start anew meanwhile.
 
         Yields:
             (Task, what its method returned, or `Lost`).
@@ -308,54 +348,80 @@ class Crew:
             KVGymError: What a method raised.
         """
         waiting, tries = deque(range(len(tasks))), [0] * len(tasks)
-        idle = deque(self._players)
-        busy: dict[Any, tuple[int, Any, float]] = {}  # place, player, since when
-        while waiting or busy:
+        idle, busy = deque(self._players), dict[Any, _Busy]()
+        while waiting or any(one.place is not None for one in busy.values()):
             while waiting and idle:
                 place, player = waiting.popleft(), idle.popleft()
                 tries[place] += 1
-                task = tasks[place]
-                ref = getattr(player, task.what).remote(*task.arguments)
-                busy[ref] = (place, player, time.monotonic())
-            for ref in self._ray.wait(list(busy), num_returns=1, timeout=LOOK_EVERY)[0]:
-                place, player, _ = busy.pop(ref)
+                ref = getattr(player, tasks[place].what).remote(*tasks[place].arguments)
+                busy[ref] = _Busy(place, player, time.monotonic())
+            for ref in self._ended(busy):
+                one = busy.pop(ref)
                 try:
                     found = self._ray.get(ref)
-                except self._ray.exceptions.RayActorError:
-                    idle.append(self._replace(player))
-                    if tries[place] < TRIES:
-                        waiting.append(place)
+                except self._ray.exceptions.RayActorError as error:
+                    self._start_anew(one.player, busy, None if one.place is not None else error)
+                    if one.place is None:
+                        continue
+                    if tries[one.place] < TRIES:
+                        waiting.append(one.place)
                         continue
                     found = Lost(f"WorkerDied: its process ended {TRIES} times while these episodes were played.")
                 except self._ray.exceptions.RayTaskError as error:
                     raise error.cause from error  # as it was raised there
                 else:
-                    idle.append(player)
-                yield tasks[place], found
-            now, most = time.monotonic(), self.workers.chunk_seconds
-            for ref in [ref for ref, (_, _, begun) in busy.items() if now - begun > most]:
-                place, player, _ = busy.pop(ref)
-                idle.append(self._replace(player))
-                yield tasks[place], Lost(f"WorkerTooSlow: these episodes took longer than {most:g} seconds.")
+                    idle.append(one.player)
+                if one.place is None:
+                    self._check([self.about, found])
+                else:
+                    yield tasks[one.place], found
+            yield from self._give_up(tasks, busy)
 
-    def _replace(self, player: Any) -> Any:
-        """End a worker, whatever it does, and start another; the time of its chunks begins when it is ready.
+    def _ended(self, busy: Mapping[Any, _Busy]) -> list[Any]:
+        """What has ended; waits a little for the first."""
+        first, _ = self._ray.wait(list(busy), num_returns=1, timeout=LOOK_EVERY)
+        return list(self._ray.wait(list(busy), num_returns=len(busy), timeout=0)[0]) if first else []
+
+    def _give_up(self, tasks: Sequence[Task], busy: dict[Any, _Busy]) -> Iterator[tuple[Task, Lost]]:
+        """Give up the tasks that take too long, and end their workers.
 
         Raises:
-            WorkerError: None can be started.
+            WorkerError: A worker does not start.
         """
+        now, most = time.monotonic(), self.workers.chunk_seconds
+        for ref, one in list(busy.items()):
+            if one.place is None and now - one.begun > START_SECONDS:
+                raise WorkerError(f"a worker did not start in {START_SECONDS:g} seconds.")
+            if one.place is not None and now - one.begun > most:
+                del busy[ref]
+                self._start_anew(one.player, busy)
+                yield tasks[one.place], Lost(f"WorkerTooSlow: these episodes took longer than {most:g} seconds.")
+
+    def _start_anew(self, player: Any, busy: dict[Any, _Busy], error: Exception | None = None) -> None:
+        """End a worker, whatever it does, and start another, which tells of itself when it is ready.
+
+        Args:
+            player: It.
+            busy: Where the other is entered.
+            error: What ended it before it was ready.
+
+        Raises:
+            WorkerError: `TRIES` in a row ended so.
+        """
+        self._failed_starts = 0 if error is None else self._failed_starts + 1
+        if error is not None and self._failed_starts >= TRIES:
+            raise WorkerError(f"no worker can be started any more: {_last_line(error)}") from error
         with contextlib.suppress(Exception):
             self._ray.kill(player)
-        for _ in range(TRIES):
-            fresh = self._player()
-            try:
-                self._check([self.about, self._ray.get(fresh.about.remote())])
-            except self._ray.exceptions.RayActorError as error:
-                reason = error
-            else:
-                self._players[self._players.index(player)] = fresh
-                return fresh
-        raise WorkerError(f"no worker can be started any more: {reason_of(reason)}") from reason
+        fresh = self._player()
+        self._players[self._players.index(player)] = fresh
+        busy[fresh.about.remote()] = _Busy(None, fresh, time.monotonic())
+
+
+def _last_line(error: Exception) -> str:
+    """What an error says at its end: Ray puts the traceback of a worker before it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return reason_of(error) if not lines else lines[-1].strip()[:300]
 
 
 def chunks(

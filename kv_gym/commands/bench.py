@@ -116,8 +116,9 @@ def bench(
         ),
     ] = None,
     chunk_seconds: Annotated[
-        float, typer.Option(help="With --workers: episodes that a worker plays for longer have failed.")
-    ] = 3600.0,
+        float | None,
+        typer.Option(help="With --workers: episodes that a worker plays for longer have failed. Default: an hour."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of rows, report and plot. Default: runs/bench/ENV_ID.")
     ] = None,
@@ -133,7 +134,7 @@ def bench(
         str | None,
         typer.Option(
             help="Several environments at once with cross tables: `all`, or a YAML file of your own. Of the other "
-            "options only --agent, --budget, --problems, --width, --workers, --ray and --out go with it."
+            "options only --agent, --budget, --problems, --width, those of workers and --out go with it."
         ),
     ] = None,
 ) -> None:

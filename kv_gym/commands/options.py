@@ -87,19 +87,21 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def parse_workers(n: int | None, address: str | None, chunk_seconds: float) -> Workers | None:
+def parse_workers(n: int | None, address: str | None = None, chunk_seconds: float | None = None) -> Workers | None:
     """Who plays: workers, if so many or a cluster were named.
 
     Raises:
-        ConfigError: A cluster, and not how many workers there.
+        ConfigError: A cluster or a time, and not how many workers.
     """
     if n is None:
         if address is not None:
             raise ConfigError("--ray ADDRESS wants --workers N: how many to start there, on a GPU one for each.")
+        if chunk_seconds is not None:
+            raise ConfigError("--chunk-seconds is a limit for --workers N. Add that, or drop it.")
         return None
     from kv_gym.bench.workers import Workers
 
-    return Workers(n, address, chunk_seconds=chunk_seconds)
+    return Workers(n, address) if chunk_seconds is None else Workers(n, address, chunk_seconds=chunk_seconds)
 
 
 def parse_bytes(text: str) -> int:

@@ -71,7 +71,11 @@ def report(
         "--json": as_json, "--markdown": as_markdown, "--latex": as_latex, "--csv": as_csv, "--plot": plot is not None,
     }  # fmt: skip
     _check_options(lost, against, budget, tokens, forms)
+    from kv_gym.bench.curves import check_picture
     from kv_gym.bench.report import build_report
+
+    if plot is not None:
+        check_picture(plot)
 
     if len(rows) > 1 and (tokens or lost is not None):
         option = "--tokens" if tokens else "--lost"

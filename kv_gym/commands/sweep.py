@@ -69,7 +69,7 @@ def sweep(
         options=parse_settings(settings or []) | {"split": "test"}, problem_seeds=problem_seeds,
     )  # fmt: skip
     path = (out or Path("runs") / "sweeps" / loaded[0].name) / ROWS_FILE
-    crew = parse_workers(workers, None, 3600.0)
+    crew = parse_workers(workers)
     result = watched(lambda progress: run_bench(plan, path, progress, crew), path)
     found = points(plan, result, chosen)
     if not found:

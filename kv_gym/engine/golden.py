@@ -7,10 +7,12 @@ in float32. It is greedy, a strong label and not a proven optimum.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -19,10 +21,12 @@ from kv_gym.engine.capacity import text_capacity
 from kv_gym.engine.reading import NUMBERS_AT_ONCE, read_known
 from kv_gym.engine.reference import Reference
 from kv_gym.engine.slots import Hindsight
-from kv_gym.files import write_whole
+from kv_gym.files import remove_drafts, write_whole
 from kv_gym.llm.attention import attention_rows
 from kv_gym.llm.cache import FullCache
 from kv_gym.llm.frozen import FrozenLLM
+
+logger = logging.getLogger(__name__)
 
 MOST_EXACT = 2**30
 """Bytes of labels that are kept in float32; where it would be more, half precision has to do."""
@@ -83,32 +87,47 @@ def stored_attention(
 ) -> Iterator[tuple[int, Tensor]]:
     """The same of references, in half precision, from files in `folder`; what is not there yet is computed and kept.
 
-    Blocks of budgets that are multiples of `block` apart are the same, so one file serves them all.
+    Blocks of budgets that are multiples of `block` apart are the same, so one file serves them all. It takes two bytes
+    for each block, layer, KV head and token: 16 MB for 3,300 tokens of 30 layers with 3 heads, and four times that for
+    twice as many. What is missing is computed side by side, so give as many references as fit.
 
     Yields:
         (b, [N, L, H_kv, S]): block b; S are the tokens of the longest reference up to its end.
     """
     offset = start % block
     paths = [folder / f"{reference.hash[:40]}-{offset}-{block}.safetensors" for reference in references]
-    missing = [(reference, path) for reference, path in zip(references, paths, strict=True) if not path.exists()]
+    found = [_stored(path) for path in paths]
+    missing = [one for one, table in zip(zip(references, paths, strict=True), found, strict=True) if table is None]
     if missing:
         tokens, lengths = padded([reference for reference, _ in missing], llm.shape.device)
         size = (len(missing), -(-(tokens.shape[1] - offset) // block), llm.shape.n_layers, llm.shape.n_kv_heads)
-        tables = torch.zeros(*size, tokens.shape[1], dtype=torch.float16)
+        made = torch.zeros(*size, tokens.shape[1], dtype=torch.float16)
         for b, means in block_attention(llm, tokens, lengths, offset, block):
-            tables[:, b, ..., : means.shape[-1]] = (means * STORED_UNIT).half().cpu()
-        for table, (reference, path) in zip(tables, missing, strict=True):
+            made[:, b, ..., : means.shape[-1]] = (means * STORED_UNIT).half().cpu()
+        for table, (reference, path) in zip(made, missing, strict=True):
+            remove_drafts(path)
             here = table[: -(-(len(reference) - offset) // block), ..., : len(reference)]
             write_whole(path, save({"attention": here.contiguous()}))
-    found = [load_file(path)["attention"] for path in paths]
-    longest = max(table.shape[-1] for table in found)
-    for b in range((start - offset) // block, max(len(table) for table in found)):
+    tables = [
+        load_file(path)["attention"] if table is None else table for path, table in zip(paths, found, strict=True)
+    ]
+    longest = max(table.shape[-1] for table in tables)
+    for b in range((start - offset) // block, max(len(table) for table in tables)):
         end = min(offset + (b + 1) * block, longest)
-        means = torch.zeros(len(found), *found[0].shape[1:-1], end)
-        for row, table in zip(means, found, strict=True):
+        means = torch.zeros(len(tables), *tables[0].shape[1:-1], end)
+        for row, table in zip(means, tables, strict=True):
             if b < len(table):
                 row[..., : table.shape[-1]] = table[b, ..., :end].float() / STORED_UNIT
         yield b - (start - offset) // block, means
+
+
+def _stored(path: Path) -> Tensor | None:
+    """What a file holds; None where there is none, or it is damaged: it is made anew then."""
+    try:
+        return load_file(path)["attention"] if path.exists() else None
+    except (SafetensorError, KeyError) as error:
+        logger.warning("golden labels in %s are damaged (%s) and are made again.", path, error)
+        return None
 
 
 def padded(references: Sequence[Reference], device: torch.device) -> tuple[Tensor, Tensor]:

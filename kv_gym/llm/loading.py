@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from kv_gym.config import EnvConfig
 from kv_gym.errors import ConfigError
 from kv_gym.llm.device import find_device
 from kv_gym.llm.fingerprint import file_stamps
@@ -113,6 +114,21 @@ def _check_generation_config(source: Source) -> None:
             if not isinstance(values, dict):
                 raise TypeError(f"it holds a {type(values).__name__}, not an object")
             GenerationConfig.from_dict(values)
+
+
+def load_anew(config: EnvConfig, changed: FrozenLLM) -> FrozenLLM:
+    """Load the model that somebody changed, as it was.
+
+    Raises:
+        ConfigError: There is another model now where it was loaded from.
+    """
+    llm = load_llm(config.model, config.revision, config.dtype, config.device)
+    if llm.fingerprint != changed.fingerprint:
+        raise ConfigError(
+            f"an agent changed the model {changed.name!r}, and what is loaded anew is another one (fingerprint "
+            f"{llm.fingerprint[:12]}, it was {changed.fingerprint[:12]}). Put its files back."
+        )
+    return llm
 
 
 def forget_llm() -> None:

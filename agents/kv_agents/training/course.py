@@ -101,6 +101,24 @@ class Course:
         return found
 
 
+def check_counts(recipe: Any, but: Sequence[str]) -> None:
+    """Refuse a recipe that does nothing: whole numbers are counts, from 1 on, and there is a budget.
+
+    Args:
+        recipe: A dataclass of knobs.
+        but: Whole numbers that may be 0.
+
+    Raises:
+        ConfigError: Names the knob.
+    """
+    for name, value in vars(recipe).items():
+        least = 0 if name in but else 1
+        if isinstance(value, int) and not isinstance(value, bool) and value < least:
+            raise ConfigError(f"{name}={value} is not allowed: use a whole number from {least} on.")
+    if not recipe.budgets:
+        raise ConfigError("budgets=() leaves nothing to train at. Name at least one number of slots.")
+
+
 def loss_alone() -> dict[str, float]:
     """Weights of a dense reward: the loss spike, as environments weigh it."""
     return {"w_loss": 0.02}

@@ -26,7 +26,7 @@ from kv_agents.learned import checkpoints
 from kv_agents.learned.inputs import all_of, missing_columns, read_inputs
 from kv_agents.learned.policy import order_log_prob
 from kv_agents.learned.scorer import Scorer, ScorerConfig
-from kv_agents.training.course import Course, set_rate
+from kv_agents.training.course import Course, check_counts, set_rate
 from kv_gym.bench.progress import steps
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.engine.eviction import slots_to_keep
@@ -57,7 +57,8 @@ class DistillRecipe:
         samples: Orders drawn per head, for `order`.
         buffer: Lessons that are mixed; 160 are about 600 MB on the embedded model at a budget of 128.
         validate_every, save_every: Rounds.
-        store_labels: Keep golden labels in files beside the state, for models that take long to read a text.
+        store_labels: Keep golden labels in files beside the state, for models that take long to read a text
+            (`kv_gym.engine.golden.stored_attention` says how large).
         n_train, n_validation: Problems.
         seed: Of weights and order.
     """
@@ -84,6 +85,9 @@ class DistillRecipe:
     n_train: int = 1024
     n_validation: int = 32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_counts(self, but=("golden_rounds", "seed"))
 
 
 @dataclass

@@ -25,7 +25,7 @@ from kv_agents.learned import checkpoints
 from kv_agents.learned.inputs import read_inputs
 from kv_agents.learned.policy import pick_log_probs, sample, scores_of
 from kv_agents.learned.scorer import Scorer
-from kv_agents.training.course import Course, loss_alone, mean_return, reward_options, set_rate
+from kv_agents.training.course import Course, check_counts, loss_alone, mean_return, reward_options, set_rate
 from kv_gym.bench.progress import steps
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.errors import ConfigError
@@ -56,8 +56,8 @@ class GRPORecipe:
         temperature: Of the policy, in units of the scores' spread over a pool at the start.
         minibatches: Optimizer steps a batch.
         ratio: What is compared with the policy that drew: each `pick`, which means the same at any `evict_every`, or
-            the whole `order` of a draw, as in the shipped scorers' tuning. Over an order, changes add up: of 128
-            picks nearly all are clipped.
+            the whole `order` of a draw, as the shipped scorers were tuned (log-ratios were not clamped then). Over
+            an order, changes add up: of 128 picks nearly all are clipped.
         clip: Largest change of that probability's ratio that is rewarded.
         kl: Weight of the divergence from the start.
         lr: Peak learning rate of Adam; falls linearly to zero.
@@ -84,6 +84,9 @@ class GRPORecipe:
     n_train: int = 1024
     n_validation: int = 32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_counts(self, but=("seed",))
 
 
 @dataclass

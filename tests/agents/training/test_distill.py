@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -158,3 +159,13 @@ def test_the_budgets_of_the_recipe_count_and_not_that_of_the_page() -> None:
     assert Course("KVEvict-AIME-v0", options, (), 1, 1, budgets=(140,)).train
     with pytest.raises(ConfigError, match="budget"):
         Course("KVEvict-AIME-v0", options, (), 1, 1, budgets=(140, 64))
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"validate_every": 0}, {"save_every": 0}, {"buffer": 0}, {"buffer": -1}, {"budgets": ()}, {"rounds": 0}]
+)
+def test_a_recipe_that_does_nothing_is_refused(knobs: dict[str, Any]) -> None:
+    (name,) = knobs
+    with pytest.raises(ConfigError, match=name):
+        DistillRecipe(**knobs)
+    assert DistillRecipe(golden_rounds=0, seed=0).golden_rounds == 0

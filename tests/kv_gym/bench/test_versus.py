@@ -84,7 +84,10 @@ def test_csv_has_every_number_of_every_cell() -> None:
     assert [line["agent"] for line in lines] == ["mine", "other"]
     mine, cell = lines[0], report.cell("mine", 64)
     assert cell is not None and cell.accuracy is not None and cell.families["even"] is not None
-    assert float(mine["accuracy"]) == 0.5 and float(mine["accuracy_low"]) == cell.accuracy.low
+    assert float(mine["accuracy"]) == 0.5 and float(mine["accuracy_ci_low"]) == cell.accuracy.low
+    ratio, low = cell.measures["loss_ratio"], cell.measures["loss_ratio_low"]
+    assert ratio is not None and low is not None and mine["accuracy_mode"] == "generate"
+    assert float(mine["loss_ratio_ci_low"]) == ratio.low and float(mine["loss_ratio_low"]) == low.value
     assert float(mine["accuracy_even"]) == cell.families["even"].value and mine["loss_ratio"] == "4.0"
 
 
@@ -120,3 +123,20 @@ def test_reports_for_papers(
     out, err = capsys.readouterr()
     assert ended.value.code == (2 if complaint else 0), err
     assert found in out and complaint in err
+
+
+def test_two_agents_of_one_name_are_two() -> None:
+    rows = make_cell("a", 8) + make_cell("a", 2, agent_source="m:a(lam=0.5)") + make_cell("b", 4)
+    one, other = (label for label in build_report(rows, [make_run()]).agents if label != "b")
+    assert one != other
+    accuracy = next(table for table in versus(rows, "b") if table.measure == "accuracy")
+    values = {label: accuracy.of(label, 64).interval.value for label in (one, other)}  # type: ignore[union-attr]
+    assert sorted(values.values()) == [-0.25, 0.5]
+    with pytest.raises(UnknownNameError, match="agent 'a' in these rows"):
+        versus(rows, "a")
+
+
+def test_a_picture_of_no_kind_is_refused_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["report", "nowhere", "--plot", "x.foo"])
+    assert ended.value.code == 2 and "ends in .png, .svg or .pdf" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from typer.testing import CliRunner
 from kv_gym.agents import AgentLike, load_agent
 from kv_gym.bench.benchmark import BenchResult, run_bench
 from kv_gym.bench.plan import Bench
-from kv_gym.bench.workers import TRIES, Workers
+from kv_gym.bench.workers import TRIES, Crew, Lost, Task, Workers
 from kv_gym.commands.main import app
-from kv_gym.errors import ConfigError
+from kv_gym.errors import ConfigError, KVGymError
 
 pytest.importorskip("ray", reason="workers need Ray")
 AGENTS = Path(__file__).parents[2] / "worker_agents.py"
@@ -87,6 +88,8 @@ def test_what_workers_cannot_be_is_refused(tmp_path: Path) -> None:
         Workers(1, chunk_seconds=0)
     with pytest.raises(ConfigError, match="--ray ADDRESS wants --workers N"):
         CliRunner().invoke(app, ["bench", "KVEvict-AIME-v0", "--ray", "auto"], catch_exceptions=False)
+    with pytest.raises(ConfigError, match="--chunk-seconds is a limit for --workers"):
+        CliRunner().invoke(app, ["bench", "KVEvict-AIME-v0", "--chunk-seconds", "3"], catch_exceptions=False)
     with pytest.raises(ConfigError, match="Ray cannot be used at '127.0.0.1:1'"):
         run(tmp_path / "rows.jsonl", [load_agent("rkv")], Workers(1, "127.0.0.1:1"))
 
@@ -95,3 +98,68 @@ def test_without_ray_one_sentence_says_what_to_install(tmp_path: Path, monkeypat
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'kv-gym\[ray\]'"):
         run(tmp_path / "rows.jsonl", [load_agent("rkv")], Workers(1))
+
+
+def test_workers_of_a_model_or_a_device_that_are_not_there(tmp_path: Path) -> None:
+    plan = Bench("KVEvict-AIME-v0", [load_agent("rkv")], [64], 2, options={"model": "/nowhere"})
+    with pytest.raises(KVGymError, match="/nowhere"):
+        run_bench(plan, tmp_path / "rows.jsonl", workers=Workers(1))
+    plan = Bench("KVEvict-AIME-v0", [load_agent("rkv")], [64], 2, options={"device": "cuda"})
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="--workers 1: each takes a GPU, and here there are 0"):
+            run_bench(plan, tmp_path / "rows.jsonl", workers=Workers(1))
+
+
+class FakeRay:
+    """Ray with a clock of its own: tasks end when it says, and starting a worker takes 20 seconds."""
+
+    class exceptions:
+        RayActorError, RayTaskError = KeyError, ValueError
+
+    def __init__(self) -> None:
+        self.now, self.ends, self.results = 0.0, {}, {}
+
+    def start(self, result: object, seconds: float) -> object:
+        ref = object()
+        self.ends[ref], self.results[ref] = self.now + seconds, result
+        return ref
+
+    def wait(self, refs: list[object], num_returns: int, timeout: float) -> tuple[list[object], list[object]]:
+        if timeout and refs:
+            self.now = max(self.now, min(self.now + timeout, min(self.ends[ref] for ref in refs)))
+        ready = [ref for ref in refs if self.ends[ref] <= self.now][:num_returns]
+        return ready, [ref for ref in refs if ref not in ready]
+
+    def get(self, ref: object) -> object:
+        if isinstance(self.results[ref], Exception):
+            raise self.results[ref]
+        return self.results[ref]
+
+    def kill(self, player: object) -> None:
+        pass
+
+
+class FakePlayer:
+    """A worker whose methods take as long as their argument says; below 0 it dies at once."""
+
+    def __init__(self, ray: FakeRay) -> None:
+        self.play = SimpleNamespace(
+            remote=lambda seconds: ray.start(KeyError("dead") if seconds < 0 else seconds, max(0, seconds))
+        )
+        self.about = SimpleNamespace(remote=lambda: ray.start("about", 20))
+
+
+@pytest.mark.parametrize("seconds", [[-1, 2, 2, 2, 2], [2, 100, 2, 2, 2], [14, 14, 14, 14, 14, 14, -1]])
+def test_only_what_really_takes_too_long_is_given_up(seconds: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others start anew, or many end at once."""
+    ray = FakeRay()
+    crew = Crew.__new__(Crew)
+    crew.workers, crew.about, crew._ray, crew._failed_starts = Workers(4, chunk_seconds=15), "about", ray, 0  # type: ignore[assignment]
+    crew._players = [FakePlayer(ray) for _ in range(4)]
+    monkeypatch.setattr(crew, "_player", lambda: FakePlayer(ray))
+    monkeypatch.setattr(crew, "_check", lambda found: None)
+    monkeypatch.setattr("kv_gym.bench.workers.time.monotonic", lambda: ray.now)
+    found = {task.of: result for task, result in crew.do([Task("play", (s,), i) for i, s in enumerate(seconds)])}
+    assert sorted(found) == list(range(len(seconds)))
+    for i, value in enumerate(seconds):
+        assert isinstance(found[i], Lost) == (not 0 <= value <= 15), (i, found[i])

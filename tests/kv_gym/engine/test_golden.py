@@ -92,4 +92,9 @@ def test_stored_attention_is_the_same_and_is_computed_once(llm, tmp_path, monkey
         assert [b for b, _ in found] == [b for b, _ in exact]
         for (_, means), (_, expected) in zip(found, exact, strict=True):
             torch.testing.assert_close(means, expected, rtol=1e-3, atol=1e-8)
-    assert len(list(tmp_path.iterdir())) == 2  # for both starts, which are multiples of the block apart
+    files = list(tmp_path.iterdir())
+    assert len(files) == 2  # for both starts, which are multiples of the block apart
+    monkeypatch.undo()
+    files[0].write_bytes(files[0].read_bytes()[:-20])  # copied by half: it is made again
+    _, mended = next(iter(stored_attention(llm, texts, start, 4, tmp_path)))
+    torch.testing.assert_close(mended, found[0][1], rtol=0, atol=0)
