@@ -63,6 +63,8 @@ class Learned(Agent):
 class Foresight(Learned):
     """The ForesightKV scorer: keys, values and attention statistics, one MLP per head, distilled from golden evictions.
 
+    One for SmolLM2-135M-Instruct (its Q4_1 GGUF) is shipped too: `foresight,checkpoint=foresight-smollm2`.
+
     Source: ForesightKV, arXiv:2602.03203, supervised stage. Differs: see `kv_agents.learned.scorer` and
         `kv_agents.training.distill`.
     """
