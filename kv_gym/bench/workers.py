@@ -276,7 +276,7 @@ class Crew:
         how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
         if self.workers.address is None:
             how |= {"num_cpus": self.workers.n, "include_dashboard": False}
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns of workers without a GPU
         ended_by = signal.getsignal(signal.SIGTERM)
         where = "here" if self.workers.address is None else f"at {self.workers.address!r}"
         try:
