@@ -248,7 +248,7 @@ def test_a_failure_is_played_again_by_the_next_run_and_then_counts(
 
 def test_another_model_at_its_place_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = load_llm("tiny-domains")
-    monkeypatch.setattr("kv_gym.bench.runner.load_llm", lambda *_: other)
+    monkeypatch.setattr("kv_gym.llm.loading.load_llm", lambda *_: other)
     with pytest.raises(ConfigError, match="an agent changed the model 'tiny', and what is loaded anew is another"):
         run([Touching(MODEL["weights"][0]), Random()], tmp_path)
     assert all(row.agent == "touching" for row in read_rows(tmp_path / "rows.jsonl").episodes.values())

@@ -174,7 +174,7 @@ def test_the_report_lists_them(folder: Path, tmp_path: Path, capsys: pytest.Capt
     typed("report", str(tmp_path), "--lost", "full", "--against", "streaming")
     assert "full lost nothing that streaming solved" in capsys.readouterr().err
     typed("report", str(tmp_path), "--lost", "full", code=2)
-    assert "go together" in capsys.readouterr().err
+    assert "--lost AGENT wants --against AGENT" in capsys.readouterr().err
 
 
 def test_the_report_tells_seeds_apart(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,6 +89,8 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_that_goes_on_later(number: signal.Signals, tmp_path: Path) -> None:
+    """Also where the tests run in the background of a script, which has Ctrl-C ignored in all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [sys.executable, "-m", "kv_gym.commands.main", *BENCH, "--out", "o"]
     command[command.index("2")] = "24"
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -97,6 +99,7 @@ def test_a_signal_ends_a_run_that_goes_on_later(number: signal.Signals, tmp_path
             time.sleep(0.02)
         process.send_signal(number)
         _, told = process.communicate(timeout=60)
+    signal.signal(signal.SIGINT, before)
     assert process.returncode == 130 and "Traceback" not in told, told
     assert "Stopped. The rows so far are in o/rows.jsonl; the same command goes on" in " ".join(told.split())
 
