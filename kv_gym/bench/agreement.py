@@ -47,6 +47,12 @@ class Ranked:
         """The values as reports have them."""
         return (_sign(self.by) * self.values).tolist()
 
+    @property
+    def intervals(self) -> list[Interval]:
+        """The same with their 95% intervals."""
+        sign = _sign(self.by)
+        return [interval_of(number, sign * draws) for number, draws in zip(self.numbers, self.draws, strict=True)]
+
 
 @dataclass(frozen=True)
 class Agreement:

@@ -151,12 +151,15 @@ def save_agreement_plot(agreement: Agreement, names: tuple[str, str], path: Path
 
 def _draw_ranked(axes: Axes, ranked: Ranked, order: NDArray[np.intp], name: str) -> None:
     """A point with its 95% interval for each agent, in `order` from below."""
-    values, places = np.array(ranked.numbers)[order], np.arange(len(order))
-    low, high = np.quantile(np.abs(ranked.draws[order]), (0.025, 0.975), axis=1)
-    axes.hlines(places, low, high, color="C0", alpha=0.5, linewidth=1.6)
+    every, places = ranked.intervals, range(len(order))
+    intervals = [every[i] for i in order]
+    values = [one.value for one in intervals]
+    axes.hlines(
+        places, [one.low for one in intervals], [one.high for one in intervals], color="C0", alpha=0.5, linewidth=1.6
+    )
     axes.plot(values, places, "o", color="C0", markersize=5)
     axes.set_yticks(places, [ranked.agents[i] for i in order])
-    if values.min() > 0 and values.max() > 20 * values.min():
+    if min(values) > 0 and max(values) > 20 * min(values):
         axes.set_xscale("log")
     better = "more" if ranked.by == ACCURACY else "less"
     axes.set_xlabel(f"{ranked.by.replace('_', ' ')} ({better} is better)")

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import kendalltau
 from test_report import make_cell, make_row, make_run
 
-from kv_gym.bench.agreement import agree, rank, rules, tau_b
+from kv_gym.bench.agreement import Ranked, agree, rank, rules, tau_b
 from kv_gym.bench.plots import _draw_ranked, new_figure
 from kv_gym.bench.rows import EpisodeRow, packed
 from kv_gym.commands import main as cli
@@ -142,3 +142,15 @@ def test_the_drawing_has_the_numbers_in_the_order_of_the_first() -> None:
     assert [text.get_text() for text in axes.get_yticklabels()] == ["c", "a", "b"]  # from below: the best on top
     assert axes.lines[0].get_xdata().tolist() == [6.0, 4.0, 2.0]  # type: ignore[union-attr]
     assert axes.get_title(loc="left") == "a world\n64 slots, 8 problems"
+
+
+def test_an_interval_of_a_measure_may_cross_zero() -> None:
+    """Less is better, so values are kept with the other sign; an increase may be a decrease in some samples."""
+    draws = -np.array([np.linspace(-1.0, 3.0, 4001)])
+    ranked = Ranked("long_range", 64, ("a",), np.array([-1.0]), draws, 8)
+    (found,) = ranked.intervals
+    assert (found.value, found.low, found.high) == pytest.approx((1.0, -0.9, 2.9))
+    axes = new_figure(4, 4).add_subplot()
+    _draw_ranked(axes, ranked, ranked.values.argsort(), "a world")
+    (line,) = axes.collections[0].get_segments()  # type: ignore[attr-defined]
+    assert line[:, 0].tolist() == pytest.approx([-0.9, 2.9])
