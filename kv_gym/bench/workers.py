@@ -43,8 +43,6 @@ START_SECONDS = 900.0
 KNOCK = 10.0  # seconds
 LOOK_EVERY = 1.0  # seconds, after which chunks that take too long are looked for
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Workers:
@@ -84,14 +82,12 @@ class About:
         computation: How it computes (`kv_gym.bench.provenance.computation`).
         versions: Of kv_gym, python and the libraries that can move a number.
         hardware: Its machine.
-        process: Its number there.
     """
 
     fingerprint: str
     computation: str
     versions: Mapping[str, str]
     hardware: Mapping[str, str | int]
-    process: int
 
 
 @dataclass(frozen=True)
@@ -132,7 +128,7 @@ class Player:
         shape = self.llm.shape
         computation = provenance.computation(shape.dtype, shape.device, way_to_read(shape.device, self.config.compile))
         hardware = provenance.hardware(shape.device)
-        return About(self.llm.fingerprint, computation, provenance.versions(), hardware, os.getpid())
+        return About(self.llm.fingerprint, computation, provenance.versions(), hardware)
 
     def widths(
         self, wanted: int | Literal["auto"], configs: Sequence[EnvConfig], share: int, *agents: AgentLike
