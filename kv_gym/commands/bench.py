@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kv_gym.commands.console import console, say, watched
-from kv_gym.commands.options import build_agent, parse_settings, parse_shard, parse_width, parse_workers
+from kv_gym.commands.options import Settings, build_agent, parse_settings, parse_shard, parse_width, parse_workers
 from kv_gym.commands.report import PLOT_FILE, REPORT_FILE, save_json, show
 from kv_gym.errors import ConfigError
 from kv_gym.files import ROWS_FILE
 
 if TYPE_CHECKING:
     from kv_gym.bench.benchmark import BenchResult
-    from kv_gym.bench.plan import Bench
+    from kv_gym.bench.plan import Bench, Mode
     from kv_gym.bench.workers import Workers
 
 ALL_AGENTS = "all"
@@ -28,6 +28,13 @@ class ModeChoice(StrEnum):
     generate = "generate"
     replay = "replay"
     both = "both"
+
+
+def modes_of(choice: ModeChoice | None) -> list[Mode]:
+    """What `--mode` means; nothing is what the page says."""
+    from kv_gym.bench.plan import MODES
+
+    return [known for known in MODES if choice in (ModeChoice.both, known)]
 
 
 class SplitChoice(StrEnum):
@@ -126,10 +133,7 @@ def bench(
         bool, typer.Option("--json", help="Print the report as JSON (it is always saved to report.json).")
     ] = False,
     plot: Annotated[bool, typer.Option(help="Save accuracy against budget to accuracy.png.")] = True,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the environment; repeat for more."),
-    ] = None,
+    settings: Settings = None,
     suite: Annotated[
         str | None,
         typer.Option(
@@ -189,14 +193,13 @@ def _plan(
     for budget in budgets or page.bench.budgets:  # mistakes show before torch is loaded
         make_config(env_id, **options, budget=budget)
     from kv_gym.agents import agent_entries
-    from kv_gym.bench.plan import MODES, Bench
+    from kv_gym.bench.plan import Bench
 
-    modes = [known for known in MODES if mode in (ModeChoice.both, known)]  # none: those of the page
     if names == [ALL_AGENTS]:
         names = list(agent_entries())
     loaded = [build_agent(text) for text in names or page.bench.agents]
     return Bench(
-        env_id, loaded, budgets, problems, seeds, modes, width, options, problem_seeds, agent_seconds, texts,
+        env_id, loaded, budgets, problems, seeds, modes_of(mode), width, options, problem_seeds, agent_seconds, texts,
         missed_attention, shard,
     )  # fmt: skip
 

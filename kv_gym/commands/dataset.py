@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from kv_gym.commands.console import console, say, watched
-from kv_gym.commands.options import build_agent, parse_settings
+from kv_gym.commands.options import Settings, build_agent, parse_settings
 
 dataset_app = typer.Typer(help="Episodes of agents as Minari datasets, for offline RL.", no_args_is_help=True)
 
@@ -26,10 +26,7 @@ def make(
     mode: Annotated[str, typer.Option(help="replay: the full-cache text is forced; or generate.")] = "replay",
     seed: Annotated[int, typer.Option(min=0, help="Problem i is played with seed + i.")] = 0,
     num_envs: Annotated[int, typer.Option(min=1, help="Episodes side by side; they do not depend on it.")] = 16,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the environment; repeat for more."),
-    ] = None,
+    settings: Settings = None,
 ) -> None:
     """Let an agent play, and keep what it saw, did and got as a Minari dataset.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
 
 from kv_gym.errors import ConfigError
 
@@ -11,6 +13,11 @@ if TYPE_CHECKING:
     from kv_gym.agents import AgentLike
     from kv_gym.bench.workers import Workers
 
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the environment; repeat for more."),
+]
+"""`--set` of the commands that play an environment; `parse_settings` reads it."""
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?) ?(?:([KMGTkmgt])(i)?)?[Bb]?")
 WHOLE = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')"""
 QUOTED = re.compile(rf"(?<=[=\[{{,:])\s*{WHOLE}", re.DOTALL)

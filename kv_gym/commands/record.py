@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kv_gym.commands.options import build_agent, parse_settings
+from kv_gym.commands.options import Settings, build_agent, parse_settings
 from kv_gym.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,10 +37,7 @@ def record(
     mode: Annotated[
         str, typer.Option(help="generate: the LLM writes freely. replay: its full-cache text is forced.")
     ] = "generate",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the environment; repeat for more."),
-    ] = None,
+    settings: Settings = None,
 ) -> None:
     """Play one problem with each agent and keep every eviction, one file an agent.
 

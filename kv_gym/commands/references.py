@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kv_gym.commands.console import console, watched
-from kv_gym.commands.options import parse_settings, parse_width
+from kv_gym.commands.options import Settings, parse_settings, parse_width
 from kv_gym.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ def references(
     budget: Annotated[int | None, typer.Option(help="Slots, to say what can be played. Default: the env's.")] = None,
     problem_seeds: Annotated[int, typer.Option(min=1, help="Draw made problems anew with so many seeds.")] = 1,
     width: Annotated[str, typer.Option(help="Texts side by side; auto: as many as fit into memory.")] = "auto",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the environment; repeat for more."),
-    ] = None,
+    settings: Settings = None,
 ) -> None:
     """Let the LLM solve an environment's problems with its full cache, and keep the texts.
 

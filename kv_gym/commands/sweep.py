@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kv_gym.commands.bench import ModeChoice
+from kv_gym.commands.bench import ModeChoice, modes_of
 from kv_gym.commands.console import console, say, watched
-from kv_gym.commands.options import parse_agent, parse_pairs, parse_settings, parse_width, parse_workers
+from kv_gym.commands.options import Settings, parse_agent, parse_pairs, parse_settings, parse_width, parse_workers
 from kv_gym.errors import ConfigError
 from kv_gym.files import ROWS_FILE
 
@@ -39,10 +39,7 @@ def sweep(
     plot: Annotated[
         Path | None, typer.Option(help="A curve over one option, a heat map over two: .png, .svg or .pdf.")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the environment; repeat for more."),
-    ] = None,
+    settings: Settings = None,
 ) -> None:
     """Measure one agent with every combination of some options.
 
@@ -52,7 +49,7 @@ def sweep(
     from kv_gym.agents import load_agent
     from kv_gym.bench.benchmark import run_bench
     from kv_gym.bench.curves import check_picture
-    from kv_gym.bench.plan import MODES, Bench
+    from kv_gym.bench.plan import Bench
     from kv_gym.bench.sweep import points, save_sweep_plot
     from kv_gym.bench.sweep import settings as combinations
 
@@ -63,9 +60,8 @@ def sweep(
     if plot is not None and len(over) > 2:
         raise ConfigError(f"--plot shows one option or two, and {len(over)} are swept. Leave it out.")
     loaded = [load_agent(name, **fixed, **options) for options in chosen]
-    modes = [known for known in MODES if mode in (ModeChoice.both, known)]
     plan = Bench(
-        env_id, loaded, budget or [], problems, modes=modes, width=parse_width(width),
+        env_id, loaded, budget or [], problems, modes=modes_of(mode), width=parse_width(width),
         options=parse_settings(settings or []) | {"split": "test"}, problem_seeds=problem_seeds,
     )  # fmt: skip
     path = (out or Path("runs") / "sweeps" / loaded[0].name) / ROWS_FILE

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kv_gym.commands.options import build_agent, parse_pairs
+from kv_gym.commands.options import Settings, build_agent, parse_pairs
 from kv_gym.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,10 +44,7 @@ def watch(
     ] = None,
     delay: Annotated[float, typer.Option(min=0, help="Seconds between two steps, besides what they take.")] = 0.2,
     picture: Annotated[Path | None, typer.Option(help="Save the last frame to this PNG.", dir_okay=False)] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the environment; repeat for more."),
-    ] = None,
+    settings: Settings = None,
 ) -> None:
     """Watch an episode live: the text with evicted tokens dimmed, and what each KV head holds of it.
 
