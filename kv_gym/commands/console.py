@@ -93,7 +93,7 @@ class BarProgress:
         self._bar = progress.Progress(
             progress.TextColumn("{task.fields[stage]}"), progress.BarColumn(), progress.MofNCompleteColumn(),
             progress.TimeElapsedColumn(), progress.TextColumn("left"), progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.description}", style="cyan"), console=Console(stderr=True),
+            progress.TextColumn("{task.description}", style="cyan"), console=Console(stderr=True), disable=self._lines,
         )  # fmt: skip
         self._task: Any = None
 

@@ -54,6 +54,7 @@ class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray], EzPickle):
     """
 
     metadata = METADATA
+    closed = True  # nothing is there to close before the core is
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class KVEvictVectorEnv(VectorEnv[dict[str, Any], Any, np.ndarray], EzPickle):
         given = max_episode_steps is not None
         self._most_steps = check_count("max_episode_steps", max_episode_steps, MOST_STEPS) if given else MOST_STEPS
         self.core = EvictionCore(env_id, num_envs, options, render_mode)
+        self.closed = False
         self.num_envs, self.render_mode = num_envs, render_mode
         self.metadata = {**METADATA, "autoreset_mode": self.autoreset_mode}
         self.single_action_space = self.core.action_space
