@@ -203,7 +203,7 @@ def all_columns(slots: SlotView) -> Tensor:
 
 
 def feature_columns(slots: SlotView, chosen: Sequence[Feature]) -> Tensor:
-    """Return the columns of some features, as `slot_features` does."""
+    """Return the columns of some features, as `slot_features` does; a view of [N, L, H_kv, F, S]."""
     columns: list[Tensor] = []
     queries = max((feature.queries for feature in chosen), default=0)
     if queries:
@@ -212,7 +212,7 @@ def feature_columns(slots: SlotView, chosen: Sequence[Feature]) -> Tensor:
         values = feature.compute(slots)
         columns.extend((values.mean(-2), values.amax(-2)) if feature.grouped else (values,))
     by_column = torch.stack(columns, -2).float().clamp_(-LIMIT, LIMIT)  # several times as fast as stacking at the end
-    return by_column.transpose(-1, -2).contiguous()
+    return by_column.transpose(-1, -2)
 
 
 def context_features(slots: SlotView, max_new_tokens: int) -> Tensor:

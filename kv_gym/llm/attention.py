@@ -131,7 +131,11 @@ def attention_rows(query: Tensor, key: Tensor, visible: Tensor, scale: float) ->
     Returns:
         [..., H_kv, group, T, S]; rows that see nothing are zero.
     """
-    return masked_softmax(attention_logits(query, key, scale), visible)
+    n_kv_heads, slots = key.shape[-3:-1]
+    shape = (*query.shape[:-3], n_kv_heads, query.shape[-3] // n_kv_heads, query.shape[-2], slots)
+    mask = torch.where(visible, 0.0, -math.inf).expand(shape).reshape(-1, shape[-3] * shape[-2], slots)
+    rows = _masked_rows(query, key, mask, scale).view(shape)
+    return torch.nan_to_num_(rows, nan=0.0)
 
 
 def newest_rows(query: Tensor, key: Tensor, scale: float) -> Tensor:
@@ -145,13 +149,18 @@ def newest_rows(query: Tensor, key: Tensor, scale: float) -> Tensor:
     Returns:
         [..., H_kv, group, T, S].
     """
-    *batch, n_q_heads, length, width = query.shape
+    *batch, n_q_heads, length, _ = query.shape
     n_kv_heads, slots = key.shape[-3:-1]
     group = n_q_heads // n_kv_heads
     later = torch.full((length, slots), -math.inf, device=key.device).triu(slots - length + 1).repeat(group, 1)
-    grouped = query.reshape(-1, group * length, width).float() * scale
-    logits = torch.baddbmm(later, grouped, key.reshape(-1, slots, width).float().transpose(-1, -2))
-    return logits.softmax(-1).reshape(*batch, n_kv_heads, group, length, slots)
+    return _masked_rows(query, key, later, scale).view(*batch, n_kv_heads, group, length, slots)
+
+
+def _masked_rows(query: Tensor, key: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Attention under a mask of 0 and -inf that broadcasts to [..., group T, S]; adding it is cheaper than filling."""
+    n_kv_heads, slots, width = key.shape[-3:]
+    grouped = query.reshape(-1, query.shape[-3] // n_kv_heads * query.shape[-2], width).float() * scale
+    return torch.baddbmm(mask, grouped, key.reshape(-1, slots, width).float().transpose(-1, -2)).softmax(-1)
 
 
 def attention_logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
@@ -185,4 +194,8 @@ def unrotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     size = cos.shape[-1]
     first, second, plain = states[..., : size // 2], states[..., size // 2 : size], states[..., size:]
     (cos1, cos2), (sin1, sin2) = cos.chunk(2, -1), sin.chunk(2, -1)
-    return torch.cat([first * cos1 + second * sin1, second * cos2 - first * sin2, plain], -1)
+    found = torch.empty_like(states)
+    torch.mul(first, cos1, out=found[..., : size // 2]).addcmul_(second, sin1)
+    torch.mul(second, cos2, out=found[..., size // 2 : size]).addcmul_(first, sin2, value=-1)
+    found[..., size:] = plain
+    return found

@@ -229,10 +229,15 @@ class SlotCache(Cache):
         """
         if self._settled and n_queries <= self.evict_every:
             return torch.stack(self._settled)[..., self.evict_every - n_queries :, :]
-        keys, queries = self.keys[..., : self.length, :], self.queries[..., self.n_obs - n_queries :, :]
+        queries = self.queries[..., self.n_obs - n_queries :, :]
         if n_queries <= self.evict_every:
-            return newest_rows(queries, keys, self.scale)
-        return attention_rows(queries, keys, self.seen_by(n_queries), self.scale)
+            return newest_rows(queries, self.keys[..., : self.length, :], self.scale)
+        before, left = n_queries - self.evict_every, self.length - self.evict_every  # who saw nothing of the window
+        seen, keys = self.seen_by(n_queries)[..., :before, :left], self.keys[..., :left, :]
+        older = attention_rows(queries[..., :before, :], keys, seen, self.scale)
+        found = older.new_zeros(*older.shape[:-2], n_queries, self.length)
+        found[..., :before, :left], found[..., before:, :] = older, self.rows(self.evict_every)
+        return found
 
     def seen_by(self, n_queries: int) -> Tensor:
         """Which live slots the newest `n_queries` queries may see, [L, N, H_kv, 1, T, S] bool."""

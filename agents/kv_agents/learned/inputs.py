@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -104,7 +106,7 @@ def relations(slots: SlotView) -> Tensor:
     nearest = [slots.carry("nearest key", -1.0), slots.carry("nearest value", -1.0)]
     for best, found in zip(nearest, (token, value), strict=True):
         best.copy_(torch.maximum(best, found))
-    return torch.stack([*nearest, torch.log1p(now - torch.maximum(stated, slots.positions))], -1)
+    return torch.stack([*nearest, torch.log1p(now - torch.maximum(stated, slots.positions))], -2).transpose(-1, -2)
 
 
 def later_cosine(slots: SlotView, states: Tensor) -> Tensor:
@@ -112,19 +114,23 @@ def later_cosine(slots: SlotView, states: Tensor) -> Tensor:
 
     At its first decision an episode's slots are all compared with each other.
     """
-    unit, first = F.normalize(states, dim=-1), slots.decision == 0
-    best = _highest(unit, slots.evict_every)
-    best[first] = _highest(unit[first], unit.shape[-2])
+    length, first = states.norm(dim=-1).clamp_min(1e-12), slots.decision == 0
+    best = _highest(states, length, slots.evict_every)
+    if first.any():
+        best[first] = _highest(states[first], length[first], states.shape[-2])
     return best
 
 
-def _highest(unit: Tensor, newest: int) -> Tensor:
-    """Highest cosine of unit vectors [..., S, D] to the later ones of the newest, [..., S]."""
-    index = torch.arange(unit.shape[-2], device=unit.device)
-    not_later = torch.where(index >= index[-newest:, None], -4.0, 0.0)  # [newest, S]
-    heads = unit.flatten(0, 2).split(heads_at_once(not_later.numel(), unit.device))
-    best = [(head[:, -newest:] @ head.transpose(-1, -2)).add_(not_later).amax(-2) for head in heads]
-    return torch.cat(best).clamp_min(-1.0).view(unit.shape[:-1])
+def _highest(states: Tensor, length: Tensor, newest: int) -> Tensor:
+    """Highest cosine of states [..., S, D] of some length [..., S] to the later ones of the newest, [..., S]."""
+    index = torch.arange(states.shape[-2], device=states.device)
+    later = torch.where(index >= index[-newest:, None], -math.inf, 0.0)  # [newest, S]
+    at_once = heads_at_once(later.numel(), states.device)
+    best = [
+        torch.baddbmm(later, head[:, -newest:] / size[:, -newest:, None], head.transpose(-1, -2)).amax(-2) / size
+        for head, size in zip(states.flatten(0, 2).split(at_once), length.flatten(0, 2).split(at_once), strict=True)
+    ]
+    return torch.cat(best).clamp_min(-1.0).view(length.shape)
 
 
 @dataclass(frozen=True)
@@ -254,10 +260,14 @@ def missing_columns(columns: Columns) -> list[str]:
 
 def read_inputs(slots: SlotView, columns: Columns) -> Tensor:
     """Gather what a scorer reads, [N, L, H_kv, S, F] float32."""
-    return torch.cat(list(read_by_layer(slots, columns)), 1)
+    return torch.cat([torch.cat(parts, -1) for parts in read_by_layer(slots, columns)], 1)
 
 
-def read_by_layer(slots: SlotView, columns: Columns) -> Iterator[Tensor]:
-    """The same, layer by layer, each [N, 1, H_kv, S, F]."""
+def read_by_layer(slots: SlotView, columns: Columns) -> Iterator[list[Tensor]]:
+    """The same, layer by layer, in parts [N, 1, H_kv, S, F] as they lie in memory: vectors, or numbers by column."""
     for layer in slots.layers():
-        yield torch.cat([INPUTS[name].read(layer, wanted) for name, wanted in columns.items()], -1)
+        parts: list[Tensor] = []
+        for vectors, names in groupby(columns, lambda name: INPUTS[name].each == "vector"):
+            found = [INPUTS[name].read(layer, columns[name]) for name in names]
+            parts += found if vectors else [torch.cat([part.transpose(-1, -2) for part in found], -2).transpose(-1, -2)]
+        yield parts

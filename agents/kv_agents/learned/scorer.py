@@ -92,24 +92,38 @@ class Scorer(nn.Module):
         self.mean.copy_(rows.mean(1, keepdim=True))
         self.std.copy_(torch.where(spread < CONSTANT, 1.0, spread))
 
-    def forward(self, inputs: Tensor, first_layer: int = 0) -> Tensor:
-        """Keep scores [N, L, H_kv, S] of inputs [N, L, H_kv, S, F], whose first layer is the model's `first_layer`."""
-        n, layers, heads, slots, _ = inputs.shape
-        if self.config.shared:  # it meets models and budgets that it was not standardised on
-            inputs = inputs.clamp(self.mean[0] - LIMIT * self.std[0], self.mean[0] + LIMIT * self.std[0])
-        mlps = slice(None) if self.config.shared else slice(first_layer * heads, (first_layer + layers) * heads)
-        w1 = self.w1[mlps] / self.std[mlps].transpose(-1, -2)  # standardising the weights is cheaper than the inputs
-        b1 = self.b1[mlps] - self.mean[mlps] @ w1
-        hidden = F.gelu(torch.baddbmm(b1, self._by_head(inputs), w1))
-        scores = torch.baddbmm(self.b2[mlps], hidden, self.w2[mlps])[..., 0]
-        if self.config.shared:
-            return scores.reshape(n, layers, heads, slots)
-        return scores.reshape(layers, heads, n, slots).permute(2, 0, 1, 3)
+    def forward(self, *inputs: Tensor, first_layer: int = 0) -> Tensor:
+        """Keep scores [N, L, H_kv, S].
+
+        Args:
+            inputs: All columns, [N, L, H_kv, S, F], or parts of them in order. Parts are never copied side by side, and
+                one that is a transposed [.., F, S] is multiplied as it lies.
+            first_layer: Of the model, that is the first of the inputs'.
+        """
+        n, layers, heads, slots, _ = inputs[0].shape
+        mlps = slice(None)
+        if not self.config.shared:
+            mlps = slice(first_layer * heads, (first_layer + layers) * heads)
+
+        def of_all(values: Tensor) -> Tensor:  # [heads or 1, ...] -> [N * L * H_kv, ...]
+            return values.expand(n * layers * heads // len(values), *values.shape).flatten(0, 1)
+
+        mean, std = self.mean[mlps], self.std[mlps]
+        w1 = self.w1[mlps] / std.transpose(-1, -2)  # standardising the weights is cheaper than the inputs
+        hidden, begin = of_all(self.b1[mlps] - mean @ w1).repeat(1, slots, 1), 0
+        for part in inputs:
+            columns = slice(begin, begin + part.shape[-1])
+            if self.config.shared:  # it meets models and budgets that it was not standardised on
+                middle, far = mean[..., columns], LIMIT * std[..., columns]
+                part = part.clamp(middle - far, middle + far)
+            hidden, begin = hidden.baddbmm_(part.flatten(0, 2), of_all(w1[:, columns])), columns.stop
+        scores = torch.baddbmm(of_all(self.b2[mlps]), F.gelu(hidden), of_all(self.w2[mlps]))
+        return scores.view(n, layers, heads, slots)
 
     def score(self, slots: SlotView) -> Tensor:
         """Keep scores [N, L, H_kv, S] at a decision."""
         layers = enumerate(read_by_layer(slots, self.config.columns))
-        return torch.cat([self(inputs, index) for index, inputs in layers], 1)
+        return torch.cat([self(*parts, first_layer=index) for index, parts in layers], 1)
 
     def _by_head(self, inputs: Tensor) -> Tensor:
         """Inputs with the MLPs in front, [L * H_kv or 1, rows, F]."""
