@@ -47,12 +47,13 @@ def test_attention_columns_are_a_slow_recomputation(batch):
     slots = batch.slots()
     features = slot_features(slots)
     n_slots = slots.shape[-1]
-    queries = batch.cache.queries.transpose(0, 1)[1, 0, :2, -8:]  # episode 1, layer 0, the group of KV head 0
+    queries = batch.cache.queries.transpose(0, 1)[1, 0, :2, -32:]  # episode 1, layer 0, the group of KV head 0
     keys = slots.keys[1, 0, 0]
-    rows = torch.zeros(2, 8, n_slots)
+    rows = torch.zeros(2, 32, n_slots)  # of which the newest 8 are the last window's
+    assert slots.evict_every == 8 and slots.text_length[1] > 32
     for member in range(2):
-        for t in range(8):
-            seen = slots.positions[1, 0, 0] <= slots.text_length[1] - 8 + t
+        for t in range(32):
+            seen = slots.positions[1, 0, 0] <= slots.text_length[1] - 32 + t
             logits = (keys @ queries[member, t]) * 8**-0.5
             rows[member, t] = logits.masked_fill(~seen, float("-inf")).softmax(-1)
 
@@ -61,10 +62,12 @@ def test_attention_columns_are_a_slow_recomputation(batch):
         torch.testing.assert_close(column(features, f"{name}_mean")[1, 0, 0], expected.mean(0), atol=1e-5, rtol=0)
         torch.testing.assert_close(column(features, f"{name}_max")[1, 0, 0], expected.amax(0), atol=1e-5, rtol=0)
 
-    check("attention_peak", rows.amax(1))
-    check("attention_chunk", rows.mean(1))
+    check("attention_peak", rows[:, -8:].amax(1))
+    check("attention_chunk", rows[:, -8:].mean(1))
     check("attention_last", rows[:, -1])
-    check("attention_last8", rows.mean(1))
+    check("attention_last8", rows[:, -8:].mean(1))
+    check("attention_last16", rows[:, -16:].mean(1))
+    check("attention_last32", rows.nan_to_num().mean(1))
 
 
 def test_plain_columns_by_hand(batch):
