@@ -53,9 +53,11 @@ class Failed:
 
     Attributes:
         reason: Class and message.
+        touched: Whether it changed the model.
     """
 
     reason: str
+    touched: bool = False
 
 
 Outcome = tuple[Episode, EpisodeRecord | Failed, Time]

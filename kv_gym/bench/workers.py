@@ -16,16 +16,16 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 
 from kv_gym.agents import FILE_MODULE, AgentLike
 from kv_gym.bench import provenance
 from kv_gym.bench.guard import ModelTouched, prepare_watched, reason_of
-from kv_gym.bench.plan import Cell, Episode, Wanted
+from kv_gym.bench.plan import Episode, Wanted
 from kv_gym.bench.play import Failed, Time, play
 from kv_gym.bench.widths import Widths, find_widths
 from kv_gym.config import EnvConfig
@@ -141,9 +141,13 @@ class Player:
         made = ReferenceStore(self.llm, config).get(problems, seeds, width=len(problems))
         return [moved(reference, torch.device("cpu")) for reference in made]
 
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of an installed package with the model and `arguments`."""
+        return function(self.llm, *arguments)
+
     def play(
         self, number: int, agent: AgentLike, config: EnvConfig, episodes: Sequence[Episode], width: int,
-        seconds: float | None,
+        seconds: float | None, evictions: bool = False,
     ) -> Played:  # fmt: skip
         """Play a chunk.
 
@@ -154,6 +158,7 @@ class Player:
             episodes: With references on the CPU.
             width: Episodes side by side.
             seconds: Longest time of a decision.
+            evictions: Records hold which slots went.
         """
         here = [replace(one, reference=moved(one.reference, self.llm.shape.device)) for one in episodes]
         places = {id(episode): place for place, episode in enumerate(here)}
@@ -163,11 +168,11 @@ class Player:
                 prepare_watched(self.llm, agent)
                 self.agents[number] = agent
             for episode, outcome, spent in play(
-                self.llm, config, self.agents[number], here, width, seconds=seconds
+                self.llm, config, self.agents[number], here, width, evictions, seconds
             ):  # fmt: skip
                 played.append((places.pop(id(episode)), on_cpu(outcome), spent))
         except ModelTouched as touched:
-            played += [(place, Failed(reason_of(touched)), Time()) for place in places.values()]
+            played += [(place, Failed(reason_of(touched), touched=True), Time()) for place in places.values()]
             self.llm, self.agents = load_anew(self.config, self.llm), {}
         return played
 
@@ -182,9 +187,10 @@ def moved(reference: Reference, device: torch.device) -> Reference:
 
 def on_cpu(outcome: EpisodeRecord | Failed) -> EpisodeRecord | Failed:
     """What can be sent to a process without this one's device."""
-    if isinstance(outcome, Failed) or outcome.losses is None:
+    if isinstance(outcome, Failed):
         return outcome
-    return replace(outcome, losses=outcome.losses.cpu())
+    there = {name: getattr(outcome, name) for name in ("losses", "evicted")}
+    return replace(outcome, **{name: found.cpu() for name, found in there.items() if found is not None})
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,7 @@ class Task:
         of: What it is for, by which the asker knows it.
     """
 
-    what: Literal["widths", "references", "play"]
+    what: Literal["widths", "references", "play", "call"]
     arguments: tuple[Any, ...]
     of: Any
 
@@ -420,15 +426,25 @@ def _last_line(error: Exception) -> str:
     return reason_of(error) if not lines else lines[-1].strip()[:300]
 
 
+class Plays(Protocol):
+    """What episodes are of: anything with settings."""
+
+    @property
+    def config(self) -> EnvConfig:
+        """Settings of the env."""
+        ...
+
+
 def chunks(
-    cell: Cell, episodes: Sequence[Episode], number: int, crew: Crew, width: int, seconds: float | None
-) -> list[Task]:
-    """Cut what is left of a cell into tasks of `width` episodes each."""
+    cell: Plays, episodes: Sequence[Episode], number: int, crew: Crew, width: int, seconds: float | None = None,
+    evictions: bool = False,
+) -> list[Task]:  # fmt: skip
+    """Cut what is left of a cell into tasks of `width` episodes each; a task is of (cell, its episodes)."""
     agent, cpu, tasks = crew.agents[number], torch.device("cpu"), []
     for start in range(0, len(episodes), width):
         part = episodes[start : start + width]
         sent = [replace(one, reference=moved(one.reference, cpu)) for one in part]
-        tasks.append(Task("play", (number, agent, cell.config, sent, width, seconds), (cell, part)))
+        tasks.append(Task("play", (number, agent, cell.config, sent, width, seconds, evictions), (cell, part)))
     return tasks
 
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kv_gym.commands.console import console, say, watched
-from kv_gym.commands.options import Settings, build_agent, parse_settings, parse_shard, parse_width, parse_workers
+from kv_gym.commands.options import (
+    ChunkSeconds,
+    RayAddress,
+    Settings,
+    WorkerCount,
+    build_agent,
+    parse_settings,
+    parse_shard,
+    parse_width,
+    parse_workers,
+)
 from kv_gym.commands.report import PLOT_FILE, REPORT_FILE, save_json, show
 from kv_gym.errors import ConfigError
 from kv_gym.files import ROWS_FILE
@@ -108,24 +118,9 @@ def bench(
             "own; `kv-gym report` takes all their folders.",
         ),
     ] = "1/1",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Play in so many processes of this machine, or of --ray's, each with a model (and a GPU) of "
-            "its own. Needs Ray: pip install 'kv-gym[ray]'.",
-        ),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS", help="Play on a Ray cluster that runs: its address, or `auto`; with --workers."
-        ),
-    ] = None,
-    chunk_seconds: Annotated[
-        float | None,
-        typer.Option(help="With --workers: episodes that a worker plays for longer have failed. Default: an hour."),
-    ] = None,
+    workers: WorkerCount = None,
+    ray: RayAddress = None,
+    chunk_seconds: ChunkSeconds = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of rows, report and plot. Default: runs/bench/ENV_ID.")
     ] = None,

@@ -18,6 +18,26 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Another setting of the environment; repeat for more."),
 ]
 """`--set` of the commands that play an environment; `parse_settings` reads it."""
+WorkerCount = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Play in so many processes of this machine, or of --ray's, each with a model (and a GPU) of its own. "
+        "Needs Ray: pip install 'kv-gym[ray]'.",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="ADDRESS", help="Play on a Ray cluster that runs: its address, or `auto`; with --workers."
+    ),
+]
+ChunkSeconds = Annotated[
+    float | None,
+    typer.Option(help="With --workers: what a worker takes longer for has failed. Default: an hour."),
+]
+"""Who plays: `--workers`, `--ray` and `--chunk-seconds`; `parse_workers` reads them."""
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?) ?(?:([KMGTkmgt])(i)?)?[Bb]?")
 WHOLE = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')"""
 QUOTED = re.compile(rf"(?<=[=\[{{,:])\s*{WHOLE}", re.DOTALL)

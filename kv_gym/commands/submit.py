@@ -12,7 +12,7 @@ import typer
 
 from kv_gym.commands.console import BarProgress, console, say, watched
 from kv_gym.commands.leaderboard import SUBMISSIONS
-from kv_gym.commands.options import parse_agent
+from kv_gym.commands.options import ChunkSeconds, RayAddress, WorkerCount, parse_agent, parse_workers
 from kv_gym.leaderboard.text import printable
 
 submit_app = typer.Typer(help="Put an agent on the leaderboard, or check a submission.", no_args_is_help=True)
@@ -53,6 +53,9 @@ def new(
     budget: Annotated[list[int] | None, typer.Option(help="A trial with these budgets; no entry. Repeat.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of submissions.")] = SUBMISSIONS,
     protocol: Protocol = None,
+    workers: WorkerCount = None,
+    ray: RayAddress = None,
+    chunk_seconds: ChunkSeconds = None,
 ) -> None:
     """Play the board's protocol with an agent and write a submission. After a kill the same command goes on."""
     from kv_gym.leaderboard.protocol import read_protocol
@@ -67,8 +70,8 @@ def new(
         title=title, slug=slug or slug_of(title), authors=author, link=link, division=division.value, trial=trial,
         reduced={"problems": problems, "budgets": budget or []} if trial else None,
     )  # fmt: skip
-    entry = Entry(name, options, heading)
-    folder = watched(lambda progress: make_submission(entry, played, out, progress), out, "episodes")
+    entry, crew = Entry(name, options, heading), parse_workers(workers, ray, chunk_seconds)
+    folder = watched(lambda progress: make_submission(entry, played, out, progress, crew), out, "episodes")
     say(f"{'trial, no leaderboard entry' if trial else 'submission'}: {folder}")
     print(folder)
 

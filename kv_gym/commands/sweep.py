@@ -10,7 +10,17 @@ import typer
 
 from kv_gym.commands.bench import ModeChoice, modes_of
 from kv_gym.commands.console import console, say, watched
-from kv_gym.commands.options import Settings, parse_agent, parse_pairs, parse_settings, parse_width, parse_workers
+from kv_gym.commands.options import (
+    ChunkSeconds,
+    RayAddress,
+    Settings,
+    WorkerCount,
+    parse_agent,
+    parse_pairs,
+    parse_settings,
+    parse_width,
+    parse_workers,
+)
 from kv_gym.errors import ConfigError
 from kv_gym.files import ROWS_FILE
 
@@ -34,7 +44,9 @@ def sweep(
     problem_seeds: Annotated[int, typer.Option(help="Made problems only: of so many problem seeds.")] = 1,
     mode: Annotated[ModeChoice, typer.Option(help="generate measures accuracy, replay losses.")] = ModeChoice.both,
     width: Annotated[str, typer.Option(help="Episodes side by side, or auto.")] = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="Play in so many processes (`kv-gym bench`).")] = None,
+    workers: WorkerCount = None,
+    ray: RayAddress = None,
+    chunk_seconds: ChunkSeconds = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the rows. Default: runs/sweeps/AGENT.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="A curve over one option, a heat map over two: .png, .svg or .pdf.")
@@ -65,7 +77,7 @@ def sweep(
         options=parse_settings(settings or []) | {"split": "test"}, problem_seeds=problem_seeds,
     )  # fmt: skip
     path = (out or Path("runs") / "sweeps" / loaded[0].name) / ROWS_FILE
-    crew = parse_workers(workers)
+    crew = parse_workers(workers, ray, chunk_seconds)
     result = watched(lambda progress: run_bench(plan, path, progress, crew), path)
     found = points(plan, result, chosen)
     if not found:

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from kv_gym.commands.console import say, watched
-from kv_gym.commands.options import parse_pairs
+from kv_gym.commands.options import ChunkSeconds, RayAddress, WorkerCount, parse_pairs, parse_workers
 from kv_gym.errors import ConfigError, unknown_name
 from kv_gym.registry import plugins
 
@@ -58,7 +58,10 @@ class Training(Protocol):
         ...
 
     def begin(self, recipe: Any, env_id: str, options: dict[str, Any], work: Path, progress: Progress) -> Trainer:
-        """Return what trains in an environment with `options` on top of its page."""
+        """Return what trains in an environment with `options` on top of its page.
+
+        One with an attribute `by_workers` that is true also takes `workers` (`kv_gym.bench.workers.Workers`).
+        """
         ...
 
 
@@ -119,6 +122,9 @@ def train_command(name: str, training: Training) -> Any:
         plot: Annotated[
             Path | None, typer.Option(help="Draw the learning curves at the end: .png, .svg or .pdf.")
         ] = None,
+        workers: WorkerCount = None,
+        ray: RayAddress = None,
+        chunk_seconds: ChunkSeconds = None,
     ) -> None:
         if plot is not None:
             from kv_gym.bench.curves import check_picture, read_curve, save_curves
@@ -129,10 +135,14 @@ def train_command(name: str, training: Training) -> Any:
         weights = {term.weight for term in REWARD_TERMS} if hasattr(recipe, "weights") else set()
         for name in weights & env_options.keys():
             raise ConfigError(f"--env-set {name}: the training weighs its reward itself. Use --set {name}=...")
+        players = parse_workers(workers, ray, chunk_seconds)
+        if players is not None and not getattr(training, "by_workers", False):
+            raise ConfigError(f"--workers: {name} plays in this process alone. Leave it out.")
+        apart = {} if players is None else {"workers": players}
         folder = work or Path("runs/train") / out.stem
 
         def run(progress: Progress) -> None:
-            trainer = training.begin(recipe, env, env_options, folder, progress)
+            trainer = training.begin(recipe, env, env_options, folder, progress, **apart)
             trainer.resume()
             trainer.run()
             trainer.finish(out)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from kv_gym.agents import AgentLike
+from kv_gym.bench.guard import ModelTouched
 from kv_gym.bench.plan import Episode, plays, prepare
-from kv_gym.bench.play import Failed, play
+from kv_gym.bench.play import Failed, Time, play
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import sha256_of
+from kv_gym.bench.workers import Crew, Lost, Workers, chunks
 from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord, full_cache_record, tokens_hash
 from kv_gym.engine.reference import Reference
@@ -80,17 +82,49 @@ def play_cell(
             else:
                 yield _row(cell, episode, record, *_full_slots(episode.reference)), None
         return
-    mean = cell.config.budget + (cell.config.evict_every + 1) / 2  # slots are filled one by one after an eviction
     for episode, outcome, spent in play(cell.llm, cell.config, agent, episodes, width, evictions=True):
-        if isinstance(outcome, Failed):
-            yield _failed_row(cell, episode, outcome.reason), None
-            continue
-        if why := episode.reference.undecided or outcome.undecided:
-            yield _failed_row(cell, episode, why), None
-            continue
-        row = _row(cell, episode, outcome, mean, cell.config.slots)
-        seconds = {"seconds": round(spent.seconds, 6), "scoring_seconds": round(spent.scoring, 6)}
-        yield row.model_copy(update=seconds), outcome.evicted
+        yield played_row(cell, episode, outcome, spent)
+
+
+def play_apart(
+    todo: Sequence[tuple[BoardCell, list[Episode]]], agent: AgentLike, width: int, workers: Workers
+) -> Iterator[tuple[SubmittedEpisode, Tensor | None]]:
+    """The same, of all cells, by workers; those of one model after those of another.
+
+    Yields:
+        As `play_cell`.
+
+    Raises:
+        ModelTouched: The agent changed the model.
+        ConfigError: As `Crew`.
+    """
+    for llm in {id(cell.llm): cell.llm for cell, _ in todo}.values():
+        mine = [(cell, episodes) for cell, episodes in todo if cell.llm is llm]
+        with Crew(workers, mine[0][0].config) as crew:
+            crew.send([agent])
+            tasks = [
+                task for cell, episodes in mine for task in chunks(cell, episodes, 0, crew, width, evictions=True)
+            ]  # fmt: skip
+            for task, found in crew.do(tasks):
+                cell, episodes = task.of
+                for place, outcome, spent in found.of_each(len(episodes)) if isinstance(found, Lost) else found:
+                    if isinstance(outcome, Failed) and outcome.touched:
+                        raise ModelTouched(outcome.reason)
+                    yield played_row(cell, episodes[place], outcome, spent)
+
+
+def played_row(
+    cell: BoardCell, episode: Episode, outcome: EpisodeRecord | Failed, spent: Time
+) -> tuple[SubmittedEpisode, Tensor | None]:
+    """The row of what came of an episode in which slots were evicted, and those slots."""
+    if isinstance(outcome, Failed):
+        return _failed_row(cell, episode, outcome.reason), None
+    if why := episode.reference.undecided or outcome.undecided:
+        return _failed_row(cell, episode, why), None
+    mean = cell.config.budget + (cell.config.evict_every + 1) / 2  # slots are filled one by one after an eviction
+    row = _row(cell, episode, outcome, mean, cell.config.slots)
+    seconds = {"seconds": round(spent.seconds, 6), "scoring_seconds": round(spent.scoring, 6)}
+    return row.model_copy(update=seconds), outcome.evicted
 
 
 def _full_slots(reference: Reference) -> tuple[float, int]:

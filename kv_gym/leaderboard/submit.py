@@ -27,6 +27,7 @@ from kv_gym.bench.guard import ModelTouched, building, prepare_watched
 from kv_gym.bench.playing import Playing
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import sha256_of
+from kv_gym.bench.workers import Workers
 from kv_gym.errors import ConfigError, first_complaint
 from kv_gym.files import LineFile
 from kv_gym.identity import NotJSON, identity_of, json_value
@@ -34,7 +35,7 @@ from kv_gym.leaderboard.actions import pack_actions
 from kv_gym.leaderboard.alone import Trial, check_alone
 from kv_gym.leaderboard.files import AGENT_FOLDER
 from kv_gym.leaderboard.luggage import luggage, packed_options
-from kv_gym.leaderboard.play import BoardCell, board_cells, play_cell, reference_digest
+from kv_gym.leaderboard.play import BoardCell, board_cells, play_apart, play_cell, reference_digest
 from kv_gym.leaderboard.protocol import Protocol
 from kv_gym.leaderboard.submission import (
     ACTIONS,
@@ -95,7 +96,9 @@ def slug_of(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].strip("-") or "agent"
 
 
-def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progress) -> Path:
+def make_submission(
+    entry: Entry, protocol: Protocol, out: Path, progress: Progress, workers: Workers | None = None
+) -> Path:
     """Play the protocol and write the submission's folder.
 
     Args:
@@ -103,6 +106,7 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
         protocol: What is played.
         out: Folder of submissions.
         progress: Told how far it is.
+        workers: Who plays; by default this process does, as it always makes the full-cache texts.
 
     Raises:
         KVGymError: The agent does not exist, refuses the model, or cannot be loaded from its submission alone; or a
@@ -110,7 +114,7 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
     """
     heading, begun = entry.heading, out / f".{entry.heading.slug}.partial.jsonl"
     with building(f"agent {entry.agent!r}"):
-        agent = load_agent(entry.agent, **entry.options)
+        agent, fresh = (load_agent(entry.agent, **entry.options) for _ in range(2))  # that no model was shown to
     today = datetime.now(UTC).date().isoformat()
     if not begun.exists():
         _check_new(_target(out, today, heading))
@@ -132,7 +136,7 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
         if files and not partial.rows:  # hours before the end, where it can be checked
             check_alone(folder, described, trial)
         try:
-            _play_all(cells, agent, protocol.width, partial, progress)
+            _play_all(cells, agent if workers is None else fresh, protocol.width, partial, progress, workers)
         except ModelTouched as touched:
             raise SubmissionError(f"agent {agent.name!r}: {touched} Such agents cannot be submitted.") from touched
         episodes = partial.in_order(cells)
@@ -140,7 +144,8 @@ def make_submission(entry: Entry, protocol: Protocol, out: Path, progress: Progr
             **heading.model_dump(), date=partial.date, protocol=protocol.id, protocol_sha256=protocol.sha256,
             agent=described, models={cell.config.model: cell.llm.fingerprint for cell in cells},
             command=one_line(provenance.command(), MAX_COMMAND), git=provenance.git_state(output=out),
-            versions=provenance.versions(), threads=torch.get_num_threads(), width=protocol.width,
+            versions=provenance.versions(), width=protocol.width,
+            threads=torch.get_num_threads() if workers is None else workers.own_threads,
             references_sha256=references, cells=summarise(episodes),
         )  # fmt: skip
         write_folder(folder, submission, episodes, partial.evicted, cells[0].llm.shape.device)
@@ -171,7 +176,10 @@ def _pack(folder: Path, files: dict[str, Path]) -> None:
         shutil.copyfile(path, target)
 
 
-def _play_all(cells: list[BoardCell], agent: AgentLike, width: int, partial: Partial, progress: Progress) -> None:
+def _play_all(
+    cells: list[BoardCell], agent: AgentLike, width: int, partial: Partial, progress: Progress,
+    workers: Workers | None = None,
+) -> None:  # fmt: skip
     """Play what the unfinished submission does not hold, and what failed before: the cause may be gone.
 
     Raises:
@@ -180,6 +188,11 @@ def _play_all(cells: list[BoardCell], agent: AgentLike, width: int, partial: Par
     todo = [(cell, [e for e in cell.wanted if not partial.played_well(cell.key(e))]) for cell in cells]
     playing = Playing(partial.path)
     progress.begin("episodes", sum(len(episodes) for _, episodes in todo))
+    if workers is not None and agent.evicts:
+        for row, evicted in play_apart([pair for pair in todo if pair[1]], agent, width, workers):
+            partial.add(row, evicted)
+            progress.advance(1)
+        return
     for cell, episodes in todo:
         if episodes:
             progress.describe(f"{agent.name}, {cell.env_id}, budget {cell.config.budget}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,44 @@ def reward_options(weights: dict[str, float], mode: str) -> dict[str, Any]:
     return {"shadow": needs_shadow(by_term, mode), **{t.weight: by_term[t.name] for t in REWARD_TERMS}}
 
 
+@dataclass(frozen=True)
+class Played:
+    """What came of validation problems at one budget.
+
+    Attributes:
+        returns: Of each, [N].
+        correct: Mean score of the answers.
+        loss: Of the text's tokens in replay, nats; NaN where none was read.
+    """
+
+    returns: Tensor
+    correct: float
+    loss: float
+
+
+def other_mode(
+    course: Course, budgets: Sequence[int], mode: str, settings: dict[str, Any], references: Sequence[Reference],
+    scorer: Scorer,
+) -> dict[str, float]:  # fmt: skip
+    """What the mode that is not trained in says, mean over budgets; nothing of recorded traces, which are but replayed.
+
+    They differ: replay forces the full cache's text, so that a lost fact costs the tokens that need it; in generate
+    the LLM goes on from its own mistake, and finds another way, or none.
+    """
+    other = "generate" if mode == "replay" else "replay"
+    if other == "generate" and any(reference.problem.trace for reference in references):
+        return {}
+    unpaid = settings | reward_options({}, other)  # what a reward asks for costs a full cache that reads along
+    found = [played(course, budget, other, unpaid, references, scorer) for budget in budgets]
+    if other == "generate":
+        return {"generate_correct": round(sum(one.correct for one in found) / len(found), 4)}
+    return {"replay_loss": round(sum(one.loss for one in found) / len(found), 5)}
+
+
 @torch.no_grad()
-def mean_return(
+def played(
     course: Course, budget: int, mode: str, settings: dict[str, Any], references: Sequence[Reference], scorer: Scorer
-) -> tuple[Tensor, float]:
+) -> Played:
     """Play references side by side with a scorer, without noise.
 
     Args:
@@ -152,8 +187,6 @@ def mean_return(
         references: What to play; those that cannot be played are left out.
         scorer: Ranks the slots.
 
-    Returns:
-        (return of each [N], mean score of the answers).
     """
     config = course.config(budget, mode, **settings)
     playable = course.playable(references, config)
@@ -162,7 +195,9 @@ def mean_return(
     total = torch.zeros(batch.n, device=batch.texts.length.device)
     while batch.active.any():
         total += batch.step(scorer.score(batch.slots())).reward
-    return total, float(batch.records.correct.mean())
+    read = batch.records.counts["loss"].sum()
+    loss = float(batch.records.sums["loss"].sum() / read) if read else math.nan
+    return Played(total, float(batch.records.correct.mean()), loss)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -4,16 +4,16 @@ A group of rollouts of one problem differs only in what its Plackett-Luce policy
 its mean is each rollout's advantage.
 
 Source: ForesightKV, arXiv:2602.03203, RL stage, which follows GRPO (arXiv:2402.03300). Differs: groups live in one
-batch, not on as many GPUs; the log-probability of a draw is exact (`kv_agents.learned.policy`); ratios are of each
-pick, as GRPO's are of each token, not of a whole draw (`ratio`); several minibatch steps, so that clipping acts; groups
-without variance are skipped, not blown up; advantages per decision from the reward that follows it, or one per episode
-as in the paper (`credit`).
+batch, or one for each of some workers; the log-probability of a draw is exact (`kv_agents.learned.policy`); ratios are
+of each pick, as GRPO's are of each token, not of a whole draw (`ratio`); several minibatch steps, so that clipping
+acts; groups without variance are skipped, not blown up; advantages per decision from the reward that follows it, or one
+per episode as in the paper (`credit`).
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,18 +22,17 @@ import torch
 from torch import Tensor
 
 from kv_agents.learned import checkpoints
-from kv_agents.learned.inputs import read_inputs
-from kv_agents.learned.policy import pick_log_probs, sample, scores_of
+from kv_agents.learned.policy import pick_log_probs
 from kv_agents.learned.scorer import Scorer
-from kv_agents.training.course import Course, check_counts, loss_alone, mean_return, reward_options, set_rate
+from kv_agents.training.course import Course, check_counts, loss_alone, other_mode, played, reward_options, set_rate
+from kv_agents.training.rollouts import Groups, Policy, Rollouts, joined, on, roll, roll_apart
 from kv_gym.bench.progress import steps
+from kv_gym.bench.workers import Crew, Lost, Task, WorkerError, Workers, moved
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.errors import ConfigError
-from kv_gym.rewards import needs_answer, weights_of
 
 VALIDATE_EVERY = 20  # iterations
 SAVE_EVERY = 5  # iterations
-NO_SPREAD = 1e-6  # a group whose returns differ by less teaches nothing
 MOST = 10.0  # nats; a log-ratio beyond is clamped, or its exponential would be all that a batch teaches
 
 
@@ -61,6 +60,7 @@ class GRPORecipe:
         clip: Largest change of that probability's ratio that is rewarded.
         kl: Weight of the divergence from the start.
         lr: Peak learning rate of Adam; falls linearly to zero.
+        both_modes: Evaluate in the other mode too: answers beside losses (`kv_agents.training.course.other_mode`).
         n_train, n_validation: Problems.
         seed: Of draws and order.
     """
@@ -81,60 +81,13 @@ class GRPORecipe:
     clip: float = 0.2
     kl: float = 0.005
     lr: float = 3e-4
+    both_modes: bool = True
     n_train: int = 1024
     n_validation: int = 32
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_counts(self, but=("seed",))
-
-
-@dataclass
-class Rollouts:
-    """What a batch of rollouts stored, a row for each decision of each rollout.
-
-    Attributes:
-        inputs: Of the pool's slots, drawn ones first and in order, [R, L, H_kv, P, F].
-        log_prob: Of what was drawn when it was, nats, [R, L, H_kv, k], or 1 for k where it is of whole orders.
-        advantage: [R].
-    """
-
-    inputs: Tensor
-    log_prob: Tensor
-    advantage: Tensor
-
-
-def group_advantages(
-    rewards: Tensor, running: Tensor, group: int, credit: Literal["decision", "episode"], gamma: float
-) -> tuple[Tensor, Tensor]:
-    """Compare each rollout with its group.
-
-    Args:
-        rewards: Per decision, [T, N]; the rollouts of a problem are neighbours.
-        running: Which decisions were made, [T, N] bool.
-        group: Rollouts a problem; N is a multiple.
-        credit: `decision`: compare the discounted rewards after each decision. `episode`: compare their plain sums.
-        gamma: Discount per decision.
-
-    Returns:
-        (advantages [T, N], which teach something [T, N] bool: made, in a group whose returns differ). The advantage is
-        the return minus the group's mean, over the group's standard deviation of whole-episode returns.
-    """
-    rewards = torch.where(running, rewards, 0.0)
-    total = rewards.sum(0)
-    if credit == "episode":
-        returns = total.expand_as(rewards)
-    else:
-        returns = torch.zeros_like(rewards)
-        coming = torch.zeros_like(total)
-        for step in reversed(range(len(rewards))):
-            coming = rewards[step] + gamma * coming
-            returns[step] = coming
-    grouped = returns.unflatten(1, (-1, group))  # [T, problems, group]
-    spread = grouped.std(-1, keepdim=True, correction=0).amax(0, keepdim=True)
-    differs = (spread > NO_SPREAD).expand_as(grouped).flatten(1)
-    advantage = ((grouped - grouped.mean(-1, keepdim=True)) / spread.clamp_min(NO_SPREAD)).flatten(1)
-    return advantage, running & differs
 
 
 def policy_loss(new: Tensor, old: Tensor, start: Tensor, advantage: Tensor, clip: float, kl: float) -> Tensor:
@@ -161,10 +114,12 @@ class Tuner:
         course: Problems.
         recipe: Knobs.
         work: Folder of state and log; a run resumes from it.
+        workers: Who plays the rollouts; by default this process does. They are the same ones.
     """
 
-    def __init__(self, course: Course, recipe: GRPORecipe, work: Path) -> None:
-        self.course, self.recipe = course, recipe
+    def __init__(self, course: Course, recipe: GRPORecipe, work: Path, workers: Workers | None = None) -> None:
+        self.course, self.recipe, self.workers = course, recipe, workers
+        self.crew: Crew | None = None
         self.work, self.reward = course.work(work, recipe), reward_options(recipe.weights, recipe.mode)
         path = checkpoints.find(recipe.start)
         self.start, self.start_info = checkpoints.load(path)
@@ -198,14 +153,23 @@ class Tuner:
 
     def run(self) -> None:
         """Tune to the last iteration."""
+        if self.workers is None:
+            self._run()
+            return
+        with Crew(self.workers, self.course.config(self.recipe.budgets[0], self.recipe.mode)) as self.crew:
+            self._run()
+        self.crew = None
+
+    def _run(self) -> None:
         started = time.time() - self.seconds
         if not self.work.log:
             self._validate(0, {})
             self.save()
         for number in steps(self.course.progress, "iterations", self.iteration, self.recipe.iterations):
-            generator = torch.Generator().manual_seed(_seed(self.recipe.seed, number))
-            rollouts, numbers = self._roll(number, generator)
-            self.sums.append(numbers | self._learn(rollouts, generator))
+            rollouts, numbers = self._roll(number)
+            self.sums.append(
+                numbers | self._learn(rollouts, torch.Generator().manual_seed(_seed(self.recipe.seed, number)))
+            )
             self.iteration, self.seconds = number + 1, time.time() - started
             if self.iteration % VALIDATE_EVERY == 0 or self.iteration == self.recipe.iterations:
                 means = {n: round(float(np.mean([row[n] for row in self.sums])), 5) for n in self.sums[0]}
@@ -215,46 +179,57 @@ class Tuner:
             if self.iteration % SAVE_EVERY == 0 or self.iteration == self.recipe.iterations:
                 self.save()
 
-    @torch.no_grad()
-    def _roll(self, number: int, generator: torch.Generator) -> tuple[Rollouts, dict[str, float]]:
+    def _roll(self, number: int) -> tuple[Rollouts, dict[str, float]]:
         """Play one batch of groups under the current policy."""
         recipe, course = self.recipe, self.course
         config = course.config(recipe.budgets[number % len(recipe.budgets)], recipe.mode, **self.reward)
-        batch = EpisodeBatch(course.llm, config, recipe.problems * recipe.group)
         references = course.playable(course.train, config)
         chosen = np.random.default_rng([recipe.seed, number, 1]).choice(len(references), recipe.problems, replace=False)
-        batch.reset(range(batch.n), [references[i] for i in chosen for _ in range(recipe.group)], [0] * batch.n)
-        inputs, log_probs, rewards, running = [], [], [], []
-        while batch.active.any():
-            view = batch.slots()
-            read = read_inputs(view, self.scorer.config.columns)
-            scores = self._standard(self.scorer(read), view.protected)
-            uniform = torch.rand(scores.shape, generator=generator).to(scores.device)
-            draw = sample(scores, view, uniform, recipe.temperature)
-            pool = draw.slots[..., None].expand(*draw.slots.shape, read.shape[-1])
-            inputs.append(read.gather(3, pool))
-            log_probs.append(self._compared(draw.log_probs))
-            running.append(batch.active.clone())
-            rewards.append(batch.step(scores_of(draw, scores)).reward)
-            if recipe.mode == "replay" and not needs_answer(weights_of(batch.config)):
-                batch.drop_answers()
-        made = torch.stack(running)
-        gains = torch.stack(rewards).float()
-        advantage, teaches = group_advantages(gains, made, recipe.group, recipe.credit, recipe.gamma)
-        rollouts = Rollouts(torch.stack(inputs)[teaches], torch.stack(log_probs)[teaches], advantage[teaches])
-        total = torch.where(made, gains, 0).sum(0)
+        luck = np.random.SeedSequence([recipe.seed, number, 2]).generate_state(recipe.problems, np.uint64)
+        groups = Groups(
+            config, [references[i] for i in chosen], [int(seed >> 1) for seed in luck], recipe.group, recipe.credit,
+            recipe.gamma,
+        )  # fmt: skip
+        if self.scale == 0.0:
+            self.scale = self._spread(groups)
+        policy = Policy(
+            self.scorer.config, self.scorer.state_dict(), self.scale, recipe.temperature, recipe.ratio == "pick"
+        )
+        rollouts = roll(course.llm, policy, groups) if self.crew is None else self._roll_apart(policy, groups)
         return rollouts, {
-            "return": float(total.mean()), "correct": float(batch.records.correct.mean()),
-            "teaching": float(teaches.float().sum() / made.sum()),
+            "return": float(rollouts.returns.mean()), "correct": float(rollouts.correct.mean()),
+            "teaching": len(rollouts.advantage) / rollouts.made,
         }  # fmt: skip
 
-    def _standard(self, scores: Tensor, protected: Tensor) -> Tensor:
-        """Scores in units of their spread over unprotected slots, measured once: temperature has a meaning then."""
-        if self.scale == 0.0:
-            spread = scores.masked_fill(protected, torch.nan)
-            centred = spread - spread.nanmean(-1, keepdim=True)
-            self.scale = float(centred.square().nanmean().sqrt())
-        return scores / self.scale
+    def _roll_apart(self, policy: Policy, groups: Groups) -> Rollouts:
+        """Let workers play.
+
+        Raises:
+            WorkerError: One part could not be played.
+        """
+        assert self.crew is not None
+        cpu, device = torch.device("cpu"), self.course.llm.shape.device
+        sent = replace(policy, weights={name: weights.to(cpu) for name, weights in policy.weights.items()})
+        here = replace(groups, references=[moved(one, cpu) for one in groups.references])
+        parts: dict[int, Rollouts] = {}
+        tasks = [
+            Task("call", (roll_apart, sent, part), place) for place, part in enumerate(here.split(self.crew.workers.n))
+        ]
+        for task, found in self.crew.do(tasks):
+            if isinstance(found, Lost):
+                raise WorkerError(f"rollouts could not be played. {found.reason}")
+            parts[task.of] = on(device, found)
+        return joined([parts[place] for place in sorted(parts)])
+
+    @torch.no_grad()
+    def _spread(self, groups: Groups) -> float:
+        """Spread of the scores over unprotected slots where episodes begin: temperature has a meaning in its unit."""
+        n = len(groups.references)
+        batch = EpisodeBatch(self.course.llm, groups.config, n)
+        batch.reset(range(n), groups.references, [0] * n)
+        view = batch.slots()
+        scores = self.scorer.score(view).masked_fill(view.protected, torch.nan)
+        return float((scores - scores.nanmean(-1, keepdim=True)).square().nanmean().sqrt())
 
     def _log_prob(self, scorer: Scorer, inputs: Tensor) -> Tensor:
         """Log-probability of stored draws, [R, L, H_kv, k or 1]."""
@@ -303,13 +278,17 @@ class Tuner:
         row: dict[str, Any] = {"step": step, **means}
         returns = []
         for budget in self.recipe.budgets:
-            values, correct = mean_return(
+            found = played(
                 self.course, budget, self.recipe.mode, self.reward, self.course.validation, self.scorer
-            )
-            total = float(values.mean())
+            )  # fmt: skip
+            total, correct = float(found.returns.mean()), found.correct
             row[f"validation_return_{budget}"], row[f"validation_correct_{budget}"] = round(total, 5), round(correct, 4)
             returns.append(total)
         score = float(np.mean(returns))
+        if self.recipe.both_modes:
+            row |= other_mode(
+                self.course, self.recipe.budgets, self.recipe.mode, self.reward, self.course.validation, self.scorer
+            )
         self.work.log.append(row | {"validation_return": round(score, 5), "seconds": round(self.seconds)})
         return score
 

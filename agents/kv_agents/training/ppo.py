@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from kv_agents.learned import checkpoints
 from kv_agents.learned.scorer import Scorer
-from kv_agents.training.course import Course, loss_alone, mean_return, reward_options
+from kv_agents.training.course import Course, loss_alone, other_mode, played, reward_options
 from kv_agents.training.sb3 import SlotPolicy, SlotVecEnv
 from kv_gym.config import make_config
 from kv_gym.envs.vector_env import KVEvictVectorEnv
@@ -50,6 +50,7 @@ class PPORecipe:
         weights: Of the reward's terms, by the names of the settings, such as w_loss; what is not named weighs nothing.
             `--set w_loss=0.05` sets one and leaves the others.
         evaluate_every: Steps between two evaluations on validation problems.
+        both_modes: Evaluate in the other mode too: answers beside losses (`kv_agents.training.course.other_mode`).
         n_train, n_validation: Problems.
         seed: Of weights, episodes and actions.
     """
@@ -72,6 +73,7 @@ class PPORecipe:
     hidden: int = 32
     weights: dict[str, float] = field(default_factory=loss_alone)
     evaluate_every: int = 10_000
+    both_modes: bool = True
     n_train: int = 512
     n_validation: int = 48
     seed: int = 0
@@ -167,16 +169,18 @@ class PPOTrainer:
         recipe, device = self.recipe, self.course.llm.shape.device
         settings = reward_options(recipe.weights, recipe.mode)
         settings |= {name: value for name, value in self._options().items() if name == "evict_every"}
-        returns, correct = mean_return(
-            self.course, recipe.budgets[0], recipe.mode, settings, self.course.validation, self.scorer.to(device)
-        )
-        mean = float(returns.mean())
+        problems, scorer = self.course.validation, self.scorer.to(device)
+        found = played(self.course, recipe.budgets[0], recipe.mode, settings, problems, scorer)
+        returns, mean = found.returns, float(found.returns.mean())
+        other = {}
+        if recipe.both_modes:
+            other = other_mode(self.course, recipe.budgets, recipe.mode, settings, problems, scorer)
         if mean > self.best[0]:
             self.best = mean, {name: tensor.clone() for name, tensor in self.scorer.state_dict().items()}
         self.work.log.append({
             "step": self.model.num_timesteps, "validation_return": round(mean, 5),
-            "standard_error": round(float(returns.std() / len(returns) ** 0.5), 5), "correct": round(correct, 4),
-            "seconds": round(time.time() - self._started),
+            "standard_error": round(float(returns.std() / len(returns) ** 0.5), 5), "correct": round(found.correct, 4),
+            **other, "seconds": round(time.time() - self._started),
         })  # fmt: skip
         return mean
 

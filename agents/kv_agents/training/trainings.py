@@ -12,6 +12,7 @@ from kv_agents.training.distill import Distiller, DistillRecipe
 from kv_agents.training.grpo import GRPORecipe, Tuner
 from kv_agents.training.ppo import PPORecipe, PPOTrainer
 from kv_gym.bench.progress import Progress
+from kv_gym.bench.workers import Workers
 from kv_gym.config import make_config
 
 
@@ -24,14 +25,19 @@ class Training:
         recipe: Class of its knobs, a dataclass with defaults.
         out: Where the checkpoint goes.
         trainer: Class of what trains: `Course`, recipe and work folder in; `resume`, `run` and `finish`.
+        by_workers: Whether it also takes `kv_gym.bench.workers.Workers`, who play for it.
     """
 
     title: str
     recipe: type
     out: Path
-    trainer: Callable[[Course, Any, Path], Any]
+    trainer: Callable[..., Any]
+    by_workers: bool = False
 
-    def begin(self, recipe: Any, env_id: str, options: dict[str, Any], work: Path, progress: Progress) -> Any:
+    def begin(
+        self, recipe: Any, env_id: str, options: dict[str, Any], work: Path, progress: Progress,
+        workers: Workers | None = None,
+    ) -> Any:  # fmt: skip
         """Return the trainer, with the problems of an environment and their references."""
         if hasattr(recipe, "weights"):  # mistakes show before references are made
             reward = reward_options(recipe.weights, recipe.mode)
@@ -39,11 +45,17 @@ class Training:
         course = Course(
             env_id, options, recipe.families, recipe.n_train, recipe.n_validation, progress, recipe.budgets
         )  # fmt: skip
-        return self.trainer(course, recipe, work)
+        return self.trainer(course, recipe, work, *([] if workers is None else [workers]))
 
 
 distill = Training(
     "Distil Golden Eviction into a scorer.", DistillRecipe, Path("runs/foresight.safetensors"), Distiller
 )
-grpo = Training("Tune a scorer on the environment's reward.", GRPORecipe, Path("runs/foresight-rl.safetensors"), Tuner)
+grpo = Training(
+    "Tune a scorer on the environment's reward.",
+    GRPORecipe,
+    Path("runs/foresight-rl.safetensors"),
+    Tuner,
+    by_workers=True,
+)
 ppo = Training("Train a policy with stable-baselines3.", PPORecipe, Path("runs/ppo.safetensors"), PPOTrainer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from kv_agents.learned import checkpoints
 from kv_agents.learned.policy import draw_evictions, order_log_prob, pick_log_probs
 from kv_agents.training import grpo
 from kv_agents.training.course import Course
-from kv_agents.training.grpo import GRPORecipe, Rollouts, Tuner, group_advantages, policy_loss
+from kv_agents.training.grpo import GRPORecipe, Tuner, policy_loss
+from kv_agents.training.rollouts import group_advantages
 from stopping import finished, without_seconds
 
 from kv_gym.errors import ConfigError
@@ -102,6 +104,11 @@ def test_tuning_runs_resumes_and_saves(mode: str, course: Course, start: Path, t
     _, info = checkpoints.load(tmp_path / "rl.safetensors")
     assert info.method == "grpo" and info.start == str(start)
     assert [row["step"] for row in info.curve] == [0, 4]
+    other = {"replay": "generate_correct", "generate": "replay_loss"}[mode]
+    assert all(
+        row[other] >= 0 and {"replay": "replay_loss", "generate": "generate_correct"}[mode] not in row
+        for row in info.curve
+    )
     again = Tuner(course, recipe, tmp_path)
     again.resume()
     assert again.iteration == 4
@@ -111,26 +118,26 @@ def test_tuning_runs_resumes_and_saves(mode: str, course: Course, start: Path, t
 
 def test_stored_draws_have_the_probability_they_were_drawn_with(course: Course, start: Path, tmp_path: Path) -> None:
     tuner = Tuner(course, GRPORecipe(start=str(start), **SMALL), tmp_path)  # type: ignore[arg-type]
-    rollouts, _ = tuner._roll(0, torch.Generator().manual_seed(0))
+    rollouts, _ = tuner._roll(0)
     assert len(rollouts.advantage) > 0
     torch.testing.assert_close(tuner._log_prob(tuner.scorer, rollouts.inputs), rollouts.log_prob, atol=1e-3, rtol=0)
 
 
 def test_learning_makes_good_draws_likelier(course: Course, start: Path, tmp_path: Path) -> None:
     tuner = Tuner(course, GRPORecipe(start=str(start), **SMALL), tmp_path)  # type: ignore[arg-type]
-    rollouts, _ = tuner._roll(0, torch.Generator().manual_seed(0))
+    rollouts, _ = tuner._roll(0)
     gain = torch.where(torch.arange(len(rollouts.advantage)) % 2 == 0, 1.0, -1.0)
     before = tuner._log_prob(tuner.scorer, rollouts.inputs)
     for step in range(5):
-        tuner._learn(Rollouts(rollouts.inputs, rollouts.log_prob, gain), torch.Generator().manual_seed(step))
+        tuner._learn(replace(rollouts, advantage=gain), torch.Generator().manual_seed(step))
     change = (tuner._log_prob(tuner.scorer, rollouts.inputs) - before).mean((1, 2, 3))
     assert change[gain > 0].mean() > change[gain < 0].mean() + 0.01
 
 
 def test_a_policy_that_ran_away_is_stopped(course: Course, start: Path, tmp_path: Path) -> None:
     tuner = Tuner(course, GRPORecipe(start=str(start), **SMALL), tmp_path)  # type: ignore[arg-type]
-    rollouts, _ = tuner._roll(0, torch.Generator().manual_seed(0))
-    far = Rollouts(rollouts.inputs, torch.full_like(rollouts.log_prob, torch.nan), rollouts.advantage)
+    rollouts, _ = tuner._roll(0)
+    far = replace(rollouts, log_prob=torch.full_like(rollouts.log_prob, torch.nan))
     with pytest.raises(ConfigError, match="lower lr than"):
         tuner._learn(far, torch.Generator().manual_seed(0))
     assert all(parameter.isfinite().all() for parameter in tuner.scorer.parameters())

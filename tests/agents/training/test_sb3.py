@@ -162,6 +162,7 @@ def test_training_exports_an_agent_and_resumes(action: str, course: Course, tmp_
     _, info = checkpoints.load(tmp_path / "ppo.safetensors")
     assert info.method == "ppo" and info.evict_every == (1 if action == "slot" else 8)
     assert info.curve[0]["step"] == 0 and info.curve[-1]["step"] >= 96
+    assert all(0 <= row["generate_correct"] <= 1 for row in info.curve)
     assert (tmp_path / "progress.csv").read_text().count("\n") >= 2
     again = PPOTrainer(course, recipe, tmp_path)
     again.resume()

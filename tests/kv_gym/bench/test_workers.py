@@ -149,16 +149,33 @@ class FakePlayer:
         self.about = SimpleNamespace(remote=lambda: ray.start("about", 20))
 
 
+def fake_crew(ray: FakeRay, n: int, monkeypatch: pytest.MonkeyPatch) -> Crew:
+    """So many fake workers at the clock of `ray`."""
+    crew = Crew.__new__(Crew)
+    crew.workers, crew.about, crew._ray, crew._failed_starts = Workers(n, chunk_seconds=15), "about", ray, 0  # type: ignore[assignment]
+    crew._players = [FakePlayer(ray) for _ in range(n)]
+    monkeypatch.setattr(crew, "_player", lambda: FakePlayer(ray))
+    monkeypatch.setattr(crew, "_check", lambda found: None)
+    monkeypatch.setattr("kv_gym.bench.workers.time.monotonic", lambda: ray.now)
+    return crew
+
+
+@pytest.mark.parametrize(("n", "seconds"), [(1, 152), (2, 76), (4, 38)])
+def test_so_many_slow_workers_take_that_part_of_the_time(
+    n: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 chunks of 9 or 10 seconds."""
+    ray = FakeRay()
+    crew = fake_crew(ray, n, monkeypatch)
+    assert len(list(crew.do([Task("play", (9 + i // 8,), i) for i in range(16)]))) == 16
+    assert ray.now == seconds
+
+
 @pytest.mark.parametrize("seconds", [[-1, 2, 2, 2, 2], [2, 100, 2, 2, 2], [14, 14, 14, 14, 14, 14, -1]])
 def test_only_what_really_takes_too_long_is_given_up(seconds: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """While others start anew, or many end at once."""
     ray = FakeRay()
-    crew = Crew.__new__(Crew)
-    crew.workers, crew.about, crew._ray, crew._failed_starts = Workers(4, chunk_seconds=15), "about", ray, 0  # type: ignore[assignment]
-    crew._players = [FakePlayer(ray) for _ in range(4)]
-    monkeypatch.setattr(crew, "_player", lambda: FakePlayer(ray))
-    monkeypatch.setattr(crew, "_check", lambda found: None)
-    monkeypatch.setattr("kv_gym.bench.workers.time.monotonic", lambda: ray.now)
+    crew = fake_crew(ray, 4, monkeypatch)
     found = {task.of: result for task, result in crew.do([Task("play", (s,), i) for i, s in enumerate(seconds)])}
     assert sorted(found) == list(range(len(seconds)))
     for i, value in enumerate(seconds):

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load, load_file, save
 
 from kv_gym.bench.progress import Silent
+from kv_gym.bench.workers import Workers
 from kv_gym.commands import main as cli
 from kv_gym.errors import ConfigError, UndecidedError
 from kv_gym.leaderboard import submit
@@ -401,6 +402,36 @@ def test_a_stopped_submission_goes_on(protocol: Path, submission: Path, tmp_path
     assert [row.tokens_sha256 for row in one] == [row.tokens_sha256 for row in other]
     with pytest.raises(ConfigError, match="exists"):
         make_submission(entry, read_protocol(protocol), tmp_path, Silent())
+
+
+def test_workers_make_the_submission_of_one_process(
+    submission: Path, protocol: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Texts and evictions, byte for byte; the agent is from a file."""
+    pytest.importorskip("ray", reason="workers need Ray")
+    monkeypatch.setattr(submit, "check_alone", lambda *_: None)
+    (tmp_path / "mine.py").write_text(MINE)
+    entry, rules = Entry(f"{tmp_path / 'mine.py'}:Mine", {}, HEADING), read_protocol(protocol)
+    folder = make_submission(entry, rules, tmp_path, Silent(), Workers(2, threads=torch.get_num_threads()))
+    one, other = (read_submission(path) for path in (folder, submission))
+    assert [(row.key, row.tokens_sha256, row.actions_sha256, row.correct) for row in one.episodes] == [
+        (row.key, row.tokens_sha256, row.actions_sha256, row.correct) for row in other.episodes
+    ]
+    assert (folder / ACTIONS).read_bytes() == (submission / ACTIONS).read_bytes()
+    assert check_submission(folder, rules, "replay", Silent(), sample=2, seed=0).ok
+
+
+def test_an_agent_that_changes_the_model_in_a_worker_cannot_be_submitted(
+    protocol: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    pytest.importorskip("ray", reason="workers need Ray")
+    monkeypatch.setattr(submit, "check_alone", lambda *_: None)
+    score = "next(iter(slots._llm.model.parameters())).mul_(2) * 0\n        return slots.positions.float()"
+    (tmp_path / "mine.py").write_text(MINE.replace("return -slots.positions.float()", score))
+    assert "mul_" in (tmp_path / "mine.py").read_text()
+    entry = Entry(f"{tmp_path / 'mine.py'}:Mine", {}, HEADING)
+    with pytest.raises(SubmissionError, match="Such agents cannot be submitted"):
+        make_submission(entry, read_protocol(protocol), tmp_path, Silent(), Workers(1))
 
 
 def test_a_submission_that_was_stopped_at_its_very_end_is_the_same_one_the_day_after(
