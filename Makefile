@@ -2,7 +2,7 @@
 # make test         install, then run the tests
 # make test-lowest  the tests of the wings that stand on other packages, on the oldest of them that pyproject.toml allows
 # make lint         ruff and mypy
-# make docs         the documentation as a site, build/site/index.html
+# make docs         the documentation as a site, build/site/index.html (to search it: python -m http.server -d build/site)
 # make bench-speed  tokens a second against transformers' generate, and against kvpress after `make build/kvpress`
 # make bench-gpu    the engine on a GPU, with random weights of Qwen3-4B's shape (eight minutes; needs a torch with CUDA)
 # make bench-memory peak memory against its plan, and against the length of the text (twenty minutes)

@@ -9,6 +9,7 @@ builder needs no plug-in for any of that, so it can be exchanged.
 
 from __future__ import annotations
 
+import ast
 import json
 import posixpath
 import re
@@ -201,7 +202,9 @@ def folder_page(folder: Path) -> str:
         if path.name.startswith((".", "_")):
             continue
         readable = path.is_dir() or (path.stat().st_size < MOST_BYTES and path.suffix not in (".gz", ".xz"))
-        lines.append(f"- [{path.name}]({path.name})" if readable else f"- {path.name}")
+        told = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path.suffix == ".py" else None
+        about = f": {told.partition(chr(10))[0]}" if told else ""
+        lines.append((f"- [{path.name}]({path.name})" if readable else f"- {path.name}") + about)
     return "\n".join(lines)
 
 

@@ -33,9 +33,9 @@ def render_agents(source: Callable[[Path], str | None] = lambda path: None) -> s
     agents = known_agents()
     parts = [
         "# All agents",
-        "Made from the docstrings of what is installed here; `kv-gym agents NAME` shows one in the terminal. Shapes: N "
-        "episodes, L layers, H_kv KV heads, S slots; the lowest scores go. A *group* is the query heads that share a KV "
-        "head.",
+        "Made from the docstrings of what is installed here; `kv-gym agents NAME` shows one in the terminal. Shapes: "
+        "N episodes, L layers, H_kv KV heads, S slots; the lowest scores go. A *group* is the query heads that share "
+        "a KV head.",
         table(("agent", "what it does"), ((f"[{name}](#{name})", first_line(found)) for name, found in agents.items())),
     ]
     for title, told in GROUPS.items():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import threading
 from collections.abc import Iterator
-from pathlib import Path
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -61,11 +63,9 @@ def test_every_page_of_the_folder_is_there(site: Site) -> None:
         if path.name != "README.md" and str(path.relative_to(ROOT / "docs").with_suffix(".html")) not in site.pages
     ]
     assert not missing and {f"envs/{name}.html" for name in env_ids()} < site.pages.keys()
-    navigation = site.pages["index.html"]
-    written = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"README"}
-    assert not [name for name in written if f'"{name}.html"' not in navigation and f"={name}.html" not in navigation], (
-        "name it in the nav of mkdocs.yml"
-    )
+    navigation = re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M)
+    written = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert not written - set(navigation), "name it in the nav of mkdocs.yml"
 
 
 def test_all_agents_have_an_entry_with_its_source(site: Site) -> None:
@@ -93,27 +93,64 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     driver.quit()
 
 
-def show(browser: Any, site: Site, page: str, size: tuple[int, int], scheme: str) -> None:
+@pytest.fixture(scope="module")
+def address(site: Site) -> Iterator[str]:
+    """Where the site is served: its search reads no files."""
+    handler = functools.partial(Quiet, directory=str(site.folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files, and logs nothing."""
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+def show(browser: Any, address: str, size: tuple[int, int], scheme: str) -> None:
     resize(browser, *size)
     prefer(browser, scheme)
     browser.get("about:blank")
-    browser.get((site.folder / page).as_uri())
+    browser.get(address)
 
 
 @pytest.mark.parametrize("page", SHOWN)
-def test_a_page_fits_on_a_phone(browser: Any, site: Site, page: str) -> None:
-    show(browser, site, page, PHONE, "light")
+def test_a_page_fits_on_a_phone(browser: Any, address: str, page: str) -> None:
+    show(browser, f"{address}/{page}", PHONE, "light")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+    assert browser.get_log("browser") == []
 
 
-def test_dark_where_the_system_is_dark_and_by_hand(browser: Any, site: Site) -> None:
-    def darkness() -> float:
-        colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-        return 1 - sum(float(part) for part in re.findall(r"[\d.]+", colour)[:3]) / (3 * 255)
+def test_dark_where_the_system_is_dark_and_by_hand(browser: Any, address: str) -> None:
+    def brightness(what: str) -> float:
+        """Of the text or of what lies behind it, 0 to 1."""
+        script = "return getComputedStyle(document.body)[arguments[0]]"
+        red, green, blue, *_ = (float(part) for part in re.findall(r"[\d.]+", browser.execute_script(script, what)))
+        return (red + green + blue) / 3 / 255
 
-    show(browser, site, "mdp.html", DESKTOP, "dark")
-    assert darkness() > 0.8
-    show(browser, site, "mdp.html", DESKTOP, "light")
-    assert darkness() < 0.2
-    browser.find_element("css selector", "label[for=__palette_1]:not([hidden])").click()
-    assert darkness() > 0.8
+    show(browser, f"{address}/mdp.html", DESKTOP, "dark")
+    assert brightness("backgroundColor") < 0.2
+    show(browser, f"{address}/mdp.html", DESKTOP, "light")
+    assert brightness("backgroundColor") > 0.8
+    for _ in range(2):  # from what the system prefers to light, and on to dark
+        browser.find_element("css selector", "form[data-md-component=palette] label:not([hidden])").click()
+    assert brightness("backgroundColor") < 0.2
+
+
+def test_search_finds_a_knob(browser: Any, address: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    show(browser, f"{address}/index.html", DESKTOP, "light")
+    browser.find_element("css selector", ".md-search__button").click()
+    browser.switch_to.active_element.send_keys("golden_rounds")
+    WebDriverWait(browser, 20).until(lambda _: browser.execute_script(FOUND, "training.html"))
+
+
+FOUND = """
+const roots = [document, ...[...document.querySelectorAll("*")].map((e) => e.shadowRoot).filter(Boolean)];
+return roots.some((root) => [...root.querySelectorAll("a")].some((a) => a.href.includes(arguments[0])
+    && a.closest("nav, .md-tabs, .md-sidebar, article") === null));
+"""

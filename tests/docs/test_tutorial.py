@@ -14,7 +14,7 @@ from kv_gym.commands.main import main
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8"), re.S)
 SHORTER = {
-    "--problems 16": "--problems 2 --mode generate",
+    "--problems 16": "--problems 1 --mode generate",
     "--problems 4": "--problems 1",
     "steps=8192": "steps=64 --set horizon=16 --set batch=32",
     "width=16": "width=2",
