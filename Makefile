@@ -55,7 +55,7 @@ lint: install
 
 docs: install
 	$(BIN)/python docs/_site/stage.py build
-	cd build && ../$(BIN)/zensical build --strict --clean --config-file mkdocs.yml
+	$(BIN)/zensical build --strict --clean --config-file build/mkdocs.yml
 
 # kvpress in an environment of its own: it does not take the newest transformers.
 build/kvpress: constraints.txt

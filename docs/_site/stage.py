@@ -34,6 +34,7 @@ KNOBS = re.compile(r"<!-- knobs: (\w+) -->")
 COPIED = (".png", ".html", ".css")
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".jsonl": "json", ".cff": "yaml"}
 MOST_BYTES = 200_000  # of a file that is shown
+BAR_ROW, CODE = re.compile(r"^\|.*$", re.M), re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"(^ *(`{3,}).*?^ *\2$|`[^`\n]*`)|(?<=\]\()([^)\s]+)(?=\))", re.M | re.S)
 API = {
     "Environments": (
@@ -76,7 +77,7 @@ def main(folder: Path) -> None:
     shutil.rmtree(folder / "docs", ignore_errors=True)
     pages, copied = sources()
     for name, text in pages.items():
-        write(folder / "docs" / place(name), with_links(name, text))
+        write(folder / "docs" / place(name), for_tables(with_links(name, text)))
     for name in copied:
         write(folder / "docs" / place(name), (ROOT / name).read_bytes())
     write(folder / "mkdocs.yml", configuration())
@@ -126,6 +127,11 @@ def targets(text: str) -> list[str]:
     """The files that the links of a page lead to."""
     found = (match[3].partition("#")[0] for match in LINK.finditer(text) if match[3] and is_relative(match[3]))
     return list(found)
+
+
+def for_tables(text: str) -> str:
+    """Bars of code in tables without the escape that GitHub wants there."""
+    return BAR_ROW.sub(lambda row: CODE.sub(lambda code: code[0].replace(r"\|", "|"), row[0]), text)
 
 
 def with_links(page: str, text: str) -> str:

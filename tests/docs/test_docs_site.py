@@ -78,6 +78,7 @@ def test_all_agents_have_an_entry_with_its_source(site: Site) -> None:
 def test_what_leaves_the_folder_has_a_page_here(site: Site) -> None:
     assert "source/examples/index.html" in site.links("libraries.html")
     assert "source/kv_gym/leaderboard/protocol.yaml.html" in site.links("submitting.html")
+    assert "<code>|x|</code>" in site.pages["grading.html"], "GitHub wants bars in tables escaped, the site does not"
     assert "KVEvictVectorEnv" in site.pages["api/environments.html"]
     assert "<td>" in site.pages["training.html"].split("Weight of the divergence from the start")[0]
 
