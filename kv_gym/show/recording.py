@@ -165,7 +165,7 @@ class RecordedEpisode(_Part):
         return self.budget + self.evict_every
 
     def held(self, step: int) -> list[list[list[int]]]:
-        """Positions that each layer and KV head holds right after the eviction of `step`, ascending, `[L][H_kv][budget]`.
+        """Positions that every head holds right after the eviction of `step`, ascending, `[L][H_kv][budget]`.
 
         The full cache holds all it has read.
         """
