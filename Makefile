@@ -2,6 +2,7 @@
 # make test         install, then run the tests
 # make test-lowest  the tests of the wings that stand on other packages, on the oldest of them that pyproject.toml allows
 # make lint         ruff and mypy
+# make docs         the documentation as a site, build/site/index.html (to search it: python -m http.server -d build/site)
 # make bench-speed  tokens a second against transformers' generate, and against kvpress after `make build/kvpress`
 # make bench-gpu    the engine on a GPU, with random weights of Qwen3-4B's shape (eight minutes; needs a torch with CUDA)
 # make bench-memory peak memory against its plan, and against the length of the text (twenty minutes)
@@ -21,7 +22,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-.PHONY: install demo test test-lowest lint bench-speed bench-gpu bench-memory results results-fresh results-seeds suite families traces board clean
+.PHONY: install demo test test-lowest lint docs bench-speed bench-gpu bench-memory results results-fresh results-seeds suite families traces board clean
 install: .venv/installed
 
 demo: install
@@ -51,6 +52,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/python docs/_site/stage.py build
+	$(BIN)/zensical build --strict --clean --config-file build/mkdocs.yml
 
 # kvpress in an environment of its own: it does not take the newest transformers.
 build/kvpress: constraints.txt

@@ -83,7 +83,7 @@ class RecordedStep(_Part):
     Attributes:
         length: Tokens read at its end.
         written: Tokens that it added to the text; fewer than `evict_every` only where the text ends.
-        evicted: Positions of the slots that went, ascending, [L][H_kv][evict_every]; [] for the full cache.
+        evicted: Positions of the slots that went, ascending, `[L][H_kv][evict_every]`; `[]` for the full cache.
         reward: No unit.
 
     Besides, a step has the measures of `kv_gym.engine.measures` that are known of one (`measured`).
@@ -165,7 +165,7 @@ class RecordedEpisode(_Part):
         return self.budget + self.evict_every
 
     def held(self, step: int) -> list[list[list[int]]]:
-        """Positions that each layer and KV head holds right after the eviction of `step`, ascending, [L][H_kv][budget].
+        """Positions that every head holds right after the eviction of `step`, ascending, `[L][H_kv][budget]`.
 
         The full cache holds all it has read.
         """
