@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from kv_gym.bench.progress import Progress
 
 GROUP = "kv_gym.trainers"
+
+
+class TrackerChoice(StrEnum):
+    """What `--track` takes."""
+
+    wandb = "wandb"
+    trackio = "trackio"
+
 
 Recipe = TypeVar("Recipe")
 
@@ -60,7 +69,8 @@ class Training(Protocol):
     def begin(self, recipe: Any, env_id: str, options: dict[str, Any], work: Path, progress: Progress) -> Trainer:
         """Return what trains in an environment with `options` on top of its page.
 
-        One with an attribute `by_workers` that is true also takes `workers` (`kv_gym.bench.workers.Workers`).
+        One with an attribute `by_workers` that is true also takes `workers` (`kv_gym.bench.workers.Workers`); one with
+        `tracked` takes `track`, a name of `kv_gym.bench.tracking`.
         """
         ...
 
@@ -98,6 +108,7 @@ def train_command(name: str, training: Training) -> Any:
     """Make the command of one training; its help lists the knobs."""
     app = typer.Typer(add_completion=False)
 
+    from kv_gym.bench.tracking import library_of
     from kv_gym.rewards import REWARD_TERMS
 
     def train(
@@ -122,6 +133,9 @@ def train_command(name: str, training: Training) -> Any:
         plot: Annotated[
             Path | None, typer.Option(help="Draw the learning curves at the end: .png, .svg or .pdf.")
         ] = None,
+        track: Annotated[
+            TrackerChoice | None, typer.Option(help="Tell the numbers to this tracker too, which must be installed.")
+        ] = None,
         workers: WorkerCount = None,
         ray: RayAddress = None,
         chunk_seconds: ChunkSeconds = None,
@@ -138,11 +152,16 @@ def train_command(name: str, training: Training) -> Any:
         players = parse_workers(workers, ray, chunk_seconds)
         if players is not None and not getattr(training, "by_workers", False):
             raise ConfigError(f"--workers: {name} plays in this process alone. Leave it out.")
-        apart = {} if players is None else {"workers": players}
+        more: dict[str, Any] = {} if players is None else {"workers": players}
+        if track is not None:
+            if not getattr(training, "tracked", False):
+                raise ConfigError(f"--track: {name} tells nobody its numbers. Leave it out, and read its log.")
+            library_of(track.value)  # a missing package shows before references are made
+            more["track"] = track.value
         folder = work or Path("runs/train") / out.stem
 
         def run(progress: Progress) -> None:
-            trainer = training.begin(recipe, env, env_options, folder, progress, **apart)
+            trainer = training.begin(recipe, env, env_options, folder, progress, **more)
             trainer.resume()
             trainer.run()
             trainer.finish(out)

@@ -16,6 +16,7 @@ from kv_agents.learned.scorer import Scorer
 from kv_agents.training.work import Work
 from kv_gym.bench import provenance
 from kv_gym.bench.progress import Progress, Silent
+from kv_gym.bench.tracking import TrackerName
 from kv_gym.config import EnvConfig, make_config
 from kv_gym.engine.episodes import EpisodeBatch, is_playable
 from kv_gym.engine.reference import Reference, ReferenceStore
@@ -37,6 +38,7 @@ class Course:
         n_validation: First problems of the validation split.
         progress: Told how far it is, here and by the trainer.
         budgets: That will be trained at; each must be one that the environment takes. Default: the page's.
+        track: Tracker that is told the numbers of the training.
 
     Raises:
         KVGymError: A setting or a budget is none of the environment's.
@@ -44,10 +46,11 @@ class Course:
 
     def __init__(
         self, env_id: str, options: dict[str, Any], families: Sequence[str], n_train: int, n_validation: int,
-        progress: Progress | None = None, budgets: Sequence[int] = (),
+        progress: Progress | None = None, budgets: Sequence[int] = (), track: TrackerName | None = None,
     ) -> None:  # fmt: skip
         self.env_id, self.options, self.families = env_id, options, tuple(families)
         self.progress: Progress = progress or Silent()
+        self.track = track
         # mistakes show before anything is made
         own: list[dict[str, Any]] = [{"budget": budget} for budget in budgets] or [{}]
         config, *_ = [make_config(env_id, **options | budget) for budget in own]
@@ -74,7 +77,7 @@ class Course:
         return Work(folder, {
             "recipe": type(recipe).__name__, **asdict(recipe), "env": self.env_id, "env settings": self.options,
             "model": self.llm.fingerprint,
-        })  # fmt: skip
+        }, self.track)  # fmt: skip
 
     def describe(self, scorer: Scorer, recipe: Any, curve: list[dict[str, Any]], **facts: Any) -> CheckpointInfo:
         """What a checkpoint says of its training: where, how and on which model; `facts` are the method's own."""

@@ -284,7 +284,7 @@ class Distiller:
             self.round, self.seconds = number + 1, time.time() - started
             if self.round % self.recipe.validate_every == 0 or self.round == self.recipe.rounds:
                 row = {"step": self.round, "loss": round(float(np.mean(self.losses)), 5), **self.validate()}
-                self.work.log.append(row | {"seconds": round(self.seconds)})
+                self.work.add(row | {"seconds": round(self.seconds)})
                 self.course.progress.describe(f"validation loss {row['validation_loss']:.3f}")
             if self.round % self.recipe.save_every == 0 or self.round == self.recipe.rounds:
                 self.save()

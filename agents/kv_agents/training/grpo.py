@@ -289,7 +289,7 @@ class Tuner:
             row |= other_mode(
                 self.course, self.recipe.budgets, self.recipe.mode, self.reward, self.course.validation, self.scorer
             )
-        self.work.log.append(row | {"validation_return": round(score, 5), "seconds": round(self.seconds)})
+        self.work.add(row | {"validation_return": round(score, 5), "seconds": round(self.seconds)})
         return score
 
     def finish(self, path: Path) -> None:

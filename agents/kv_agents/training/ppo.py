@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import KVWriter, configure
 from stable_baselines3.common.vec_env import VecMonitor
 
 from kv_agents.learned import checkpoints
 from kv_agents.learned.scorer import Scorer
 from kv_agents.training.course import Course, loss_alone, other_mode, played, reward_options
 from kv_agents.training.sb3 import SlotPolicy, SlotVecEnv
+from kv_gym.bench.tracking import Tracker
 from kv_gym.config import make_config
 from kv_gym.envs.vector_env import KVEvictVectorEnv
 
@@ -122,7 +123,10 @@ class PPOTrainer:
             n_epochs=recipe.epochs, gamma=recipe.gamma, gae_lambda=recipe.gae_lambda, target_kl=recipe.target_kl,
             seed=recipe.seed, policy_kwargs=kwargs, device=str(self.course.llm.shape.device),
         )  # fmt: skip
-        model.set_logger(configure(str(self.work.folder), ["csv", *_tensorboard()]))
+        logger = configure(str(self.work.folder), ["csv", *_tensorboard()])
+        if self.work.tracker is not None:
+            logger.output_formats.append(_Told(self.work.tracker))
+        model.set_logger(logger)
         observation = env.reset()
         slots = torch.as_tensor(observation["slots"])  # type: ignore[call-overload]
         model.policy.scorer.standardise(slots.reshape(len(slots), 1, 1, -1, slots.shape[-1]))
@@ -177,7 +181,7 @@ class PPOTrainer:
             other = other_mode(self.course, recipe.budgets, recipe.mode, settings, problems, scorer)
         if mean > self.best[0]:
             self.best = mean, {name: tensor.clone() for name, tensor in self.scorer.state_dict().items()}
-        self.work.log.append({
+        self.work.add({
             "step": self.model.num_timesteps, "validation_return": round(mean, 5),
             "standard_error": round(float(returns.std() / len(returns) ** 0.5), 5), "correct": round(found.correct, 4),
             **other, "seconds": round(time.time() - self._started),
@@ -218,6 +222,20 @@ class _Watch(BaseCallback):
         self.trainer.course.progress.advance(self.num_timesteps - self._told)
         self._told = self.num_timesteps
         return True
+
+
+class _Told(KVWriter):
+    """Tells a tracker what stable-baselines3 logs."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """As the logger calls it after each update."""
+        self.tracker.tell(key_values, step)
+
+    def close(self) -> None:
+        """The training ends the run."""
 
 
 def _tensorboard() -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from kv_gym.bench.tracking import Tracker, TrackerName
 from kv_gym.errors import ConfigError
 from kv_gym.files import lock, remove_drafts, write_whole
 
@@ -25,20 +26,29 @@ class Work:
     Args:
         folder: Where they are; made if it does not exist.
         identity: What is trained how, as JSON values: a state of another training is refused.
+        track: Tracker that is told each row too (`kv_gym.bench.tracking`).
 
     Attributes:
-        log: Rows of numbers so far.
+        log: Rows of numbers so far; `add` adds one.
+        tracker: Who is told, if anybody is.
 
     Raises:
         InUseError: Another process trains in this folder.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: dict[str, Any], track: TrackerName | None = None) -> None:
         self.folder, self.identity = folder, json.loads(json.dumps(identity))
         self._lock = lock(folder / STATE_FILE, "the state of a training,", "use another --work")
         for name in (STATE_FILE, LOG_FILE):  # nobody else writes here now
             remove_drafts(folder / name)
         self.log: list[dict[str, Any]] = []
+        self.tracker = None if track is None else Tracker(track, folder.name, self.identity)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a row of numbers, one of which is `step`."""
+        self.log.append(row)
+        if self.tracker is not None:
+            self.tracker.tell(row, row["step"])
 
     def load(self) -> dict[str, Any] | None:
         """Read the state of an interrupted training, and its log; None when there is none.
@@ -78,4 +88,6 @@ class Work:
 
     def close(self) -> None:
         """Let others train in this folder."""
+        if self.tracker is not None:
+            self.tracker.close()
         self._lock.release()
