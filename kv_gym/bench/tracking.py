@@ -37,6 +37,7 @@ class Tracker:
     def tell(self, numbers: Mapping[str, Any], step: int) -> None:
         """Log numbers; what is none (a list, a text) is left out, and what is nested goes by `name/key`."""
         found = {key: value for key, value in _flat(numbers).items() if isinstance(value, int | float)}
+        found.pop("step", None)  # trackio has a column of that name
         self._run.log(found, step=step)
 
     def close(self) -> None:
