@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,8 @@ from kv_gym.errors import ConfigError, UnknownNameError
 
 class Library:
     """A tracker that remembers."""
+
+    __spec__ = ModuleSpec("tracker", None)  # transformers looks whether there is one
 
     def __init__(self) -> None:
         self.begun: list[dict[str, Any]] = []
@@ -64,7 +67,8 @@ def test_a_ppo_training_tells_what_stable_baselines_logs_too(library: Library, t
     command += [part for knob in knobs for part in ("--set", knob)]
     for setting in ("evict_every=8", "max_new_tokens=300"):
         command += ["--env-set", setting]
-    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     rows = [row for row, _ in library.told]
     assert any("validation_return" in row for row in rows) and any("train/loss" in row for row in rows)
     steps = [step for _, step in library.told]
