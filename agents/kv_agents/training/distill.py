@@ -24,7 +24,7 @@ from torch import Tensor
 
 from kv_agents.learned import checkpoints
 from kv_agents.learned.inputs import all_of, missing_columns, read_inputs
-from kv_agents.learned.policy import order_log_prob
+from kv_agents.learned.policy import pick_log_probs
 from kv_agents.learned.scorer import Scorer, ScorerConfig
 from kv_agents.training.course import Course, check_counts, set_rate
 from kv_gym.bench.progress import steps
@@ -33,6 +33,8 @@ from kv_gym.engine.eviction import slots_to_keep
 from kv_gym.engine.reference import Reference
 from kv_gym.engine.slots import SlotView
 from kv_gym.errors import ConfigError
+
+BEHIND = -1e9  # a logit below any score; protected slots are no part of an order, and -inf has no gradient
 
 
 @dataclass
@@ -124,21 +126,21 @@ def order_loss(scores: Tensor, lesson: Lesson, samples: int) -> Tensor:
 
     Source: KVP, "Learning to Evict from Key-Value Cache", arXiv:2602.10238. Its normalisation was not available to us.
     """
-    n = int((~lesson.protected).sum(-1).min())
-    free = scores.masked_fill(lesson.protected, -torch.inf)
+    place, n = torch.arange(scores.shape[-1], device=scores.device), (~lesson.protected).sum(-1)
+    free = scores.masked_fill(lesson.protected, BEHIND)
     label = lesson.golden.masked_fill(lesson.protected, 0)
     uniform = torch.rand(samples, *scores.shape, device=scores.device).clamp(1e-9, 1 - 1e-7)
     order = (free.detach() - torch.log(-torch.log(uniform))).argsort(-1, descending=True)  # [M, B, L, H_kv, S]
-    place = torch.arange(n, device=scores.device)
 
-    def cost(sorted_label: Tensor) -> Tensor:
-        return (sorted_label[..., :n] * place).sum(-1)
+    def cost(sorted_label: Tensor) -> Tensor:  # protected slots come last and cost nothing
+        return (sorted_label * place).sum(-1)
 
-    ranked = label.sort(-1, descending=True).values
-    best, worst = cost(ranked), cost(ranked[..., :n].flip(-1))
+    ascending = lesson.golden.masked_fill(lesson.protected, torch.inf).sort(-1).values
+    best, worst = cost(label.sort(-1, descending=True).values), cost(ascending.masked_fill(place >= n[..., None], 0))
     gain = (worst - cost(label.expand_as(order).gather(-1, order))) / (worst - best).clamp_min(1e-9)  # 1 is the best
     advantage = (gain - gain.mean(0)) * samples / (samples - 1)  # minus the mean of the others
-    log_prob = order_log_prob(free.expand_as(order).gather(-1, order)[..., :n], n)
+    picks = pick_log_probs(free.expand_as(order).gather(-1, order), len(place))
+    log_prob = picks.masked_fill(place >= n[..., None], 0).sum(-1)
     return -(advantage * log_prob / n).mean()
 
 

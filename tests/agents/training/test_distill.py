@@ -65,8 +65,12 @@ def test_eviction_recall_by_hand() -> None:
     assert eviction_recall(scores, two).tolist() == [[[0.5]]]
 
 
-def test_order_loss_has_the_gradient_of_the_expected_cost() -> None:
-    """Three slots, all orders enumerated: the expected scaled gain of the ranking, differentiated exactly."""
+@pytest.mark.parametrize("protected", [False, True])
+def test_order_loss_has_the_gradient_of_the_expected_cost(protected: bool) -> None:
+    """Three slots, all orders enumerated: the expected scaled gain of the ranking, differentiated exactly.
+
+    A row beside them in which fewer slots are free changes nothing.
+    """
     label, scores = torch.tensor([0.6, 0.1, 0.3]), torch.tensor([0.2, 0.5, -0.1])
     three = Lesson(torch.empty(0), label.reshape(1, 1, 1, 3), torch.zeros(1, 1, 1, 3, dtype=torch.bool), 1)
     exact = scores.clone().requires_grad_()
@@ -78,11 +82,13 @@ def test_order_loss_has_the_gradient_of_the_expected_cost() -> None:
     expected.backward()
     assert exact.grad is not None
     torch.manual_seed(0)
-    many = scores.repeat(2000, 1, 1, 1).requires_grad_()
-    lessons = Lesson(torch.empty(0), three.golden.expand(2000, 1, 1, 3), three.protected.expand(2000, 1, 1, 3), 1)
-    order_loss(many, lessons, 32).backward()
-    assert many.grad is not None
-    torch.testing.assert_close(-many.grad.sum((0, 1, 2)) * 3, exact.grad, atol=0.01, rtol=0)
+    n = 2000 + protected
+    many = scores.repeat(n, 1, 1, 1).requires_grad_()
+    mask = torch.zeros(n, 1, 1, 3, dtype=torch.bool)
+    mask[2000:, ..., 1] = True
+    order_loss(many, Lesson(torch.empty(0), three.golden.expand(n, 1, 1, 3), mask, 1), 32).backward()
+    assert many.grad is not None and many.grad[2000:, ..., 1].eq(0).all()
+    torch.testing.assert_close(-many.grad[:2000].sum((0, 1, 2)) * 3, exact.grad, atol=0.01, rtol=0)
 
 
 SMALL = {"budgets": (20,), "width": 4, "rows": 4, "n_train": 12, "n_validation": 4}
