@@ -8,9 +8,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from kv_agents.base import Agent
+from kv_agents.heuristics.random import draw
 from kv_agents.learned import checkpoints
 from kv_agents.learned.inputs import needs_of
+from kv_agents.learned.policy import with_noise
 from kv_gym.engine.slots import SlotView
+from kv_gym.errors import ConfigError
 from kv_gym.llm.frozen import FrozenLLM
 
 
@@ -19,15 +22,21 @@ class Learned(Agent):
 
     Args:
         checkpoint: A shipped name or the path of a .safetensors file; default is the class's own.
+        temperature: Draw evictions, as in training and in the paper, instead of taking the lowest scores: noise in
+            units of the spread of a head's scores (`kv_agents.learned.policy.with_noise`).
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged.
+        ConfigError: The temperature is below 0.
     """
 
     shipped: ClassVar[str]
     scope = "model"  # an MLP of its own for each layer; scorers go layer by layer themselves
 
-    def __init__(self, checkpoint: str = "") -> None:
+    def __init__(self, checkpoint: str = "", temperature: float = 0.0) -> None:
+        if temperature < 0:
+            raise ConfigError(f"temperature={temperature!r} is not allowed: use a number from 0 on.")
+        self.temperature = float(temperature)
         path = self._path = checkpoints.find(checkpoint or self.shipped)
         self.scorer, self.info = checkpoints.load(path)
         self.checkpoint, self.weights = path.stem, checkpoints.digest(path)
@@ -57,7 +66,10 @@ class Learned(Agent):
 
     def score(self, slots: SlotView) -> Tensor:
         """Run the scorer."""
-        return self.scorer.score(slots)
+        scores = self.scorer.score(slots)
+        if self.temperature == 0:
+            return scores
+        return with_noise(scores, slots.protected, draw(slots, scores.shape[1:]), self.temperature)
 
 
 class Foresight(Learned):

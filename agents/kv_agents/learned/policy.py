@@ -74,6 +74,21 @@ def pick_log_probs(evict_logits: Tensor, n_drawn: int) -> Tensor:
     return (evict_logits - rest)[..., :n_drawn]
 
 
+def with_noise(keep_scores: Tensor, protected: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    """Keep scores whose lowest k are a draw from the policy, for any k: Gumbel top-k over all unprotected slots.
+
+    Args:
+        keep_scores: [..., S].
+        protected: Slots that cannot go, [..., S] bool.
+        uniform: Random numbers in [0, 1), [..., S].
+        temperature: In units of the standard deviation of a head's unprotected scores; 0 draws nothing.
+    """
+    free = keep_scores.masked_fill(protected, torch.nan)
+    spread = (free - free.nanmean(-1, keepdim=True)).square().nanmean(-1, keepdim=True).sqrt()
+    gumbel = -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
+    return keep_scores - temperature * spread.nan_to_num() * gumbel
+
+
 def scores_of(draw: Draw, like: Tensor) -> Tensor:
     """Keep scores [..., S] that evict exactly what was drawn."""
     return torch.zeros_like(like).scatter(-1, draw.evicted, -1.0)
