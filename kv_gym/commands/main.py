@@ -12,6 +12,7 @@ from kv_gym.commands.agreement import agreement
 from kv_gym.commands.bench import bench
 from kv_gym.commands.curves import curves
 from kv_gym.commands.dataset import dataset_app
+from kv_gym.commands.explain import explain
 from kv_gym.commands.leaderboard import leaderboard_app
 from kv_gym.commands.lists import agents, envs
 from kv_gym.commands.migrate import migrate
@@ -41,7 +42,8 @@ app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME
 app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(dataset_app, name="dataset")
 for command in (
-    bench, sweep, report, agreement, migrate, agents, envs, problems, references, curves, watch, record, replay,
+    bench, sweep, report, explain, agreement, migrate, agents, envs, problems, references, curves, watch, record,
+    replay,
 ):  # fmt: skip
     app.command()(command)
 
