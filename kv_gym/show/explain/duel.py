@@ -52,7 +52,7 @@ class Duel:
     @property
     def lost(self) -> list[Bout]:
         """Most clearly lost ones first."""
-        return [bout for bout in self.bouts[::-1] if bout.gain < 0]
+        return sorted((bout for bout in self.bouts if bout.gain < 0), key=lambda bout: bout.gain)
 
     def by_family(self) -> dict[str, tuple[int, int, int]]:
         """(Won, lost, equal) of each family."""

@@ -21,7 +21,7 @@ from kv_gym.llm.loading import load_llm
 from kv_gym.problems import Problem
 from kv_gym.show.explain.duel import duel
 from kv_gym.show.explain.explanation import Explanation, cuts_of
-from kv_gym.show.explain.playing import ExplainError, play_again
+from kv_gym.show.explain.playing import ExplainError, n_decisions, play_again
 
 MOST_SIDE_BY_SIDE = 8  # labels of a long text fill the host's memory
 
@@ -58,9 +58,13 @@ def explain(
     for agent in players.values():
         prepare_watched(llm, agent)
     progress.begin("full-cache references", len(chosen))
-    episodes = [one for one in _episodes(llm, config, chosen, runs, progress) if plays(one.reference, config)]
+    drawn = _episodes(llm, config, chosen, runs, progress)
+    episodes = [one for one in drawn if plays(one.reference, config) and n_decisions(llm, config, one)]
     if not episodes:
-        raise ConfigError(f"none of the {len(chosen)} episodes can be replayed at budget {budget}. Use a smaller one.")
+        raise ConfigError(
+            f"in none of the {len(chosen)} episodes a slot goes before the answer at budget {budget}. Use more "
+            "--episodes or a smaller --budget."
+        )
     tallies = dict(zip(players, play_again(llm, config, [*players.values()], episodes, width, progress), strict=True))
     ours, *theirs = agents
     return Explanation(

@@ -16,7 +16,7 @@ from kv_gym.show.explain.token_types import TokenType
 
 Floats = NDArray[np.float64]
 MOST_HEADS = 32
-"""Heads that a table lists; of more it lists layers, and the page maps them all."""
+"""Heads that a table lists; of more it lists layers, and the picture maps them all."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,11 @@ class Explanation:
     n_kv_heads: int
     cuts: tuple[Cut, ...]
     duel: Duel | None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are too many heads for a table."""
+        return self.n_layers * self.n_kv_heads > MOST_HEADS
 
     def cut(self, key: str) -> Cut:
         """One of the cuts."""

@@ -30,7 +30,7 @@ def build_page(found: Explanation, command: str | None = None) -> str:
         command: What is typed to see a lost problem; None where none was.
     """
     lead, *_ = told(found)
-    sections = [_cut_section(cut, found.agents) for cut in found.cuts if cut.key != "layer" or found.n_layers > 1]
+    sections = [_cut_section(cut, found.agents) for cut in found.cuts if cut.key != "head" or not found.crowded]
     if found.duel is not None:
         sections += [_families_section(found.duel), *_bouts_sections(found.duel)]
     if command is not None:

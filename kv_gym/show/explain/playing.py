@@ -17,6 +17,7 @@ from kv_gym.engine.capacity import text_capacity
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.engine.eviction import others, share_scores, slots_to_keep
 from kv_gym.engine.golden import Labels
+from kv_gym.engine.reference import answer_start
 from kv_gym.errors import KVGymError
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.show.explain.tally import N_AGES, EpisodeTally, Quantity, tally
@@ -49,7 +50,7 @@ def play_again(
         ExplainError: An agent raised.
     """
     assert config.mode == "replay", "golden attention is that of a known text"
-    total = sum(n_decisions(config, episode) for episode in episodes)
+    total = sum(n_decisions(llm, config, episode) for episode in episodes)
     progress.begin("decisions", total * len(agents))
     found: list[list[EpisodeTally]] = [[] for _ in agents]
     for start in range(0, len(episodes), width):
@@ -62,9 +63,9 @@ def play_again(
     return found
 
 
-def n_decisions(config: EnvConfig, episode: Episode) -> int:
-    """Windows of an episode's text, an upper bound of its decisions."""
-    return max(0, -(-(len(episode.reference) - config.slots) // config.evict_every))
+def n_decisions(llm: FrozenLLM, config: EnvConfig, episode: Episode) -> int:
+    """Decisions of an episode: one for each whole window between what is read first and the answer."""
+    return max(0, (answer_start(llm, episode.reference) - config.slots) // config.evict_every)
 
 
 def _play(
@@ -88,7 +89,6 @@ def _play(
         for row in rows:
             tallies[row].add(decision[row])
         progress.advance(len(rows))
-    progress.advance(sum(n_decisions(config, one) - t.decisions for one, t in zip(episodes, tallies, strict=True)))
     return tallies
 
 

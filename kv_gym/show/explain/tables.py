@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kv_gym.bench.intervals import Interval
 from kv_gym.bench.tables import percent
 from kv_gym.show.explain.duel import Duel
-from kv_gym.show.explain.explanation import MOST_HEADS, Cut, Explanation, Measures
+from kv_gym.show.explain.explanation import Cut, Explanation, Measures
 
 COLUMNS = {
     "of what went": "share of all evicted slots that are of this kind",
@@ -39,8 +39,7 @@ class Grid:
 
 def grids(found: Explanation) -> list[Grid]:
     """All that the terminal shows: a table for each cut, and the problems won and lost."""
-    crowd = found.n_layers * found.n_kv_heads > MOST_HEADS
-    shown = [cut for cut in found.cuts if cut.key != ("head" if crowd else "layer")]
+    shown = [cut for cut in found.cuts if cut.key != ("head" if found.crowded else "layer")]
     tables = [grid_of(cut, found.agents) for cut in shown]
     return tables if found.duel is None else [*tables, families_grid(found.duel)]
 
