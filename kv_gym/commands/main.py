@@ -10,6 +10,7 @@ import typer
 from kv_gym import __version__
 from kv_gym.commands.agreement import agreement
 from kv_gym.commands.bench import bench
+from kv_gym.commands.bibtex import print_suite
 from kv_gym.commands.curves import curves
 from kv_gym.commands.dataset import dataset_app
 from kv_gym.commands.explain import explain
@@ -80,6 +81,9 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    bibtex: Annotated[
+        bool, typer.Option("--bibtex", callback=print_suite, is_eager=True, help="Print how to cite kv-gym and stop.")
     ] = False,
 ) -> None:
     """Options of the program itself."""
