@@ -60,6 +60,7 @@ def _draw_bars(axes: Axes, cut: Cut, colours: Mapping[str, str]) -> None:
     turned: dict[str, Any] = {"rotation": 25, "ha": "right"} if sum(map(len, labels)) > CROWDED else {}
     axes.set_xticks(range(len(labels)), labels, fontsize=8, **turned)
     axes.set_title(cut.title, loc="left", fontsize=10)
+    axes.set_axisbelow(True)
     axes.grid(axis="y", alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
