@@ -136,7 +136,8 @@ def _print(found: Explanation) -> None:
 def _view(grid: Grid) -> Table:
     from rich import box, table
 
-    view = table.Table(title=grid.title, title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False)
+    title = None if grid.title == grid.heads[0] else grid.title  # which says it already
+    view = table.Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False)
     for i, head in enumerate(grid.heads):
         view.add_column(head, justify="left" if i == 0 or head == "agent" else "right", overflow="fold")
     for line in grid.lines:

@@ -19,7 +19,7 @@ from kv_gym.show.explain.tables import COLUMNS, cells_of, families_grid, told
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_BOUTS = 50  # of each kind that are listed
-COMPARED = 3, 4  # columns that get a bar: a slot, a decision
+COMPARED = 3, 4  # columns that get a bar: a slot, a step
 
 
 def build_page(found: Explanation, command: str | None = None) -> str:
@@ -67,7 +67,7 @@ def _cut_section(cut: Cut, agents: Sequence[str]) -> str:
             label, same = (html.escape(group.label), "") if i == 0 else ("", " class=same")
             name = f'<td class="name">{html.escape(agent)}</td>'
             rows.append(f'<tr{same}><th scope="row">{label}</th>{name}{cells}</tr>')
-    heads = [cut.title, "agent", *(f"{head}, %" for head in COLUMNS)]
+    heads = [cut.title, "agent", *(f"{head} %" for head in COLUMNS)]
     return _section(cut.title, heads, rows)
 
 

@@ -34,8 +34,8 @@ def explanation_figure(found: Explanation) -> Figure:
     for axes, key in zip(panels, ("type", "age", "family"), strict=False):
         _draw_bars(axes, found.cut(key), colours)
     panels[0].legend(frameon=False, fontsize=9)
-    panels[0].set_ylabel("golden attention lost a decision,\n% of a query")
-    panels[2].set_ylabel("golden attention lost a decision,\n% of a query")
+    panels[0].set_ylabel("golden attention lost a step,\n% of a query")
+    panels[2].set_ylabel("golden attention lost a step,\n% of a query")
     _draw_heads(figure, panels[3], found)
     figure.suptitle(
         f"{found.env_id}, {found.model}, {found.budget} slots, {len(found.episodes)} episodes", x=0.01, ha="left",
@@ -66,7 +66,7 @@ def _draw_bars(axes: Axes, cut: Cut, colours: Mapping[str, str]) -> None:
 
 
 def head_map(found: Explanation) -> NDArray[np.float64]:
-    """Golden attention lost a decision, % of a query, [L, H_kv]; of two agents what the first loses more."""
+    """Golden attention lost a step, % of a query, [L, H_kv]; of two agents what the first loses more."""
     table = np.zeros((found.n_layers, found.n_kv_heads))
     for group in found.cut("head").groups:
         layer, head = (int(part.split()[-1]) for part in group.label.split(","))
@@ -87,4 +87,4 @@ def _draw_heads(figure: Figure, axes: Axes, found: Explanation) -> None:
     axes.set_xticks(range(found.n_kv_heads))
     axes.set_yticks(range(0, found.n_layers, max(1, found.n_layers // 12)))
     what = f"{found.agents[0]} minus {found.agents[1]}" if two else found.agents[0]
-    axes.set_title(f"{what}: lost a decision, % of a query", loc="left", fontsize=10)
+    axes.set_title(f"{what}: lost a step, % of a query", loc="left", fontsize=10)

@@ -16,8 +16,8 @@ COLUMNS = {
     "needed": "share of these evicted slots that Golden Eviction would have kept",
     "a slot": "golden attention that an evicted slot would have got: share of a query's attention, mean over a block "
     "of later queries, of the block that pays most [95% interval over problems]",
-    "a decision": "the same summed over the kind, for each decision and KV head",
-    "golden": "what Golden Eviction, which knows the future, would lose there with the same cache, a decision",
+    "a step": "the same summed over the kind, for each step (one eviction) and KV head",
+    "golden": "what Golden Eviction, which knows the future, would lose there with the same cache, a step",
 }
 """Heads of the columns, all in %, and what they mean."""
 
@@ -50,7 +50,7 @@ def grid_of(cut: Cut, agents: Sequence[str]) -> Grid:
     for group in cut.groups:
         for i, agent in enumerate(agents):
             lines.append((group.label if i == 0 else "", agent, *cells_of(group.of[agent])))
-    return Grid(cut.title, (cut.title, "agent", *(f"{head}, %" for head in COLUMNS)), tuple(lines))
+    return Grid(cut.title, (cut.title, "agent", *(f"{head} %" for head in COLUMNS)), tuple(lines))
 
 
 def cells_of(measures: Measures) -> tuple[str, ...]:
