@@ -133,6 +133,24 @@ def check_name(name: Any, source: str) -> None:
         raise ConfigError(f"{source}: {name!r} is the name of an installed agent. Give your class another one.")
 
 
+def rename(agent: AgentLike, name: str) -> AgentLike:
+    """Give an agent the name that rows, tables and plots call it: two settings of one class are then told apart.
+
+    Rows of another name are other rows: what was played under the class's own name is played again.
+
+    Raises:
+        ConfigError: It is no name, is that of another installed agent, or the agent takes none.
+    """
+    check_name(name, f"agent {agent.name!r}")
+    if name in agent_entries() and name != agent.name:
+        raise ConfigError(f"{name!r} is the name of an installed agent. Call {agent.name!r} something else.")
+    try:
+        object.__setattr__(agent, "name", name)
+    except AttributeError as error:
+        raise ConfigError(f"agent {agent.name!r} does not take another name: {error}. Leave it out.") from error
+    return agent
+
+
 def queries_of(agent: AgentLike) -> int:
     """How many of the newest queries an agent reads: its attribute `n_obs`, if it has one; it gets as many."""
     found = getattr(agent, "n_obs", 0)

@@ -30,7 +30,7 @@ def compare(
 
     Args:
         env_id: The environment; problems are those of its test split.
-        agents: Agents or their names.
+        agents: Agents or their names; `kv_gym.agents.rename` calls one something else.
         budgets: Slots; default is the page's.
         problems: The first so many; default is the page's.
         modes: `generate` for accuracy, `replay` for losses, or both.

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kv_gym.agents import agent_class
+from kv_gym.agents import agent_class, agent_entries
+from kv_gym.bench.labels import labels
 from kv_gym.bench.plan import config_of, fresh_problems
 from kv_gym.bench.rows import EpisodeRow, RunRow
 from kv_gym.bench.typed import typed_setting, typed_value
@@ -37,17 +38,18 @@ def lost_episodes(rows: Sequence[EpisodeRow], loser: str, solver: str, budgets: 
 
     Args:
         rows: That belong together.
-        loser: Name of an agent.
-        solver: Name of another.
+        loser: Label of an agent (`kv_gym.bench.labels`).
+        solver: Label of another.
         budgets: Only these; default all.
 
     Raises:
         UnknownNameError: There are no rows of an agent.
     """
+    label = labels(rows)
     by_agent: dict[str, dict[tuple[int, str, int], EpisodeRow]] = {}
     for row in rows:
         if row.mode == "generate" and (not budgets or row.budget in budgets):
-            by_agent.setdefault(row.agent, {})[row.budget, row.problem, row.seed] = row
+            by_agent.setdefault(label[row.agent, row.agent_source], {})[row.budget, row.problem, row.seed] = row
     for name in (loser, solver):
         if name not in by_agent:
             raise unknown_name("agent of these rows in generate mode", name, by_agent)
@@ -86,13 +88,16 @@ def record_command(lost: Lost, runs: dict[str, RunRow], out: str = "runs/lost") 
 
 
 def agent_text(row: EpisodeRow, run: RunRow) -> str:
-    """What `--agent` takes for the agent of a row: its name, and the options that are not its own."""
+    """What `--agent` takes for the agent of a row: its name, options that are not its own, and what it is called."""
     parts = run.agents.get(row.agent_sha256, {}).get("parts", {})
-    name, own = row.agent.partition("[")[0], dict[str, Any]()
+    name, own, place = row.agent.partition("[")[0], dict[str, Any](), parts.get("class", row.agent)
+    if name not in agent_entries():
+        name = next((known for known, entry in agent_entries().items() if entry.value == place), name)
     try:
         own = {one.name: one.default for one in inspect.signature(agent_class(name)).parameters.values()}
     except KVGymError:
-        name = parts.get("class", row.agent)  # of a file, whose folder no row holds
+        name = place  # of a file, whose folder no row holds
     options = parts.get("options", {})
     given = (f"{option}={typed_value(value)}" for option, value in options.items() if value != own.get(option, NOTHING))
-    return ",".join([name, *given])
+    renamed = parts.get("attributes", {}).get("name") == row.agent and row.agent.partition("[")[0] != name
+    return ",".join([name, *given]) + (f" as {row.agent}" if renamed else "")

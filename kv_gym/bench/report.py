@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from kv_gym.bench.intervals import Interval, difference_interval, mean_interval, proportion_interval, ratio_interval
+from kv_gym.bench.labels import labels
 from kv_gym.bench.rows import EpisodeRow, Rows, RunRow
 from kv_gym.engine.measures import MEASURES, Measure
 from kv_gym.errors import ConfigError
@@ -18,7 +19,7 @@ class CellReport:
     """One agent at one budget.
 
     Attributes:
-        agent: Label in tables; has the source behind it where two agents share a name.
+        agent: Label in tables (`kv_gym.bench.labels`).
         ranked: False for reference lines: the full cache, and agents that use hindsight.
         uses_hindsight: It knows the future.
         n_problems, n_episodes: What accuracy is measured on.
@@ -167,13 +168,6 @@ def build_report(episodes: Sequence[EpisodeRow], runs: Iterable[RunRow], n_other
         cells=_ordered(reports),
         runs=[run.model_dump(mode="json") for run in runs],
     )
-
-
-def labels(episodes: Iterable[EpisodeRow]) -> dict[tuple[str, str], str]:
-    """Name each agent; two with one name get their source behind it."""
-    agents = dict.fromkeys((row.agent, row.agent_source) for row in episodes)
-    names = [name for name, _ in agents]
-    return {(name, source): name if names.count(name) == 1 else f"{name} ({source})" for name, source in agents}
 
 
 def _right(rows: Iterable[EpisodeRow], mode: str) -> dict[tuple[str, int], float]:

@@ -236,10 +236,10 @@ def failures(report: Report) -> list[str]:
     ]
 
 
-def notes(report: Report) -> list[str]:
-    """What a reader should know about the numbers."""
+def notes(report: Report, bold: bool = True) -> list[str]:
+    """What a reader should know about the numbers; `bold`: whether they are shown where that can be seen."""
     lines = [f"{report.env_id}, {report.model}, {report.split}: {sample_text(report)}. Means over problems."]
-    if any(cell.versus_best for cell in report.cells if cell.ranked):
+    if bold and any(cell.versus_best for cell in report.cells if cell.ranked):
         lines.append("Bold: the best ranked agent, and those whose paired difference to it includes 0.")
     if any(not cell.ranked for cell in report.cells):
         lines.append("Below the line: references, not ranked. (hindsight) knows the future.")

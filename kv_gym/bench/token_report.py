@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from kv_gym.bench.intervals import Interval, ratio_interval
-from kv_gym.bench.report import average, is_ranked, labels
+from kv_gym.bench.labels import labels
+from kv_gym.bench.report import average, is_ranked
 from kv_gym.bench.rows import EpisodeRow
 from kv_gym.bench.tables import Entry, Line, Table, entry_of, in_markdown, percent
 from kv_gym.bench.token_losses import FULL, NEAR, TOKEN_MEASURES, TokenSums, token_sums

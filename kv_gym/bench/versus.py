@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import permutation_test
 
 from kv_gym.bench.intervals import Interval, difference_interval
-from kv_gym.bench.report import labels
+from kv_gym.bench.labels import labels
 from kv_gym.bench.rows import EpisodeRow
 from kv_gym.errors import unknown_name
 
@@ -23,7 +23,7 @@ class Difference:
     """An agent minus the chosen one, on the problems that both played at a budget.
 
     Attributes:
-        agent: Label in tables, as in `kv_gym.bench.report`.
+        agent: Label in tables, as in `kv_gym.bench.labels`.
         interval: Mean over problems; accuracy as a share, loss in nats a token.
         p: Two-sided: how often a difference as large comes about where signs are drawn for each problem.
         p_holm: The same, corrected by Holm's method for all differences of its table.

@@ -64,6 +64,7 @@ def bench(
         typer.Option(
             metavar="NAME[,KEY=VALUE...]",
             help="Agent by name, or path/to/mine.py:MyAgent, with options such as rkv,lam=0.5; repeat for more. "
+            "'rkv,lam=0.5 as mine' is called mine in rows, tables and plots. "
             "`all`: every installed one. Default: the env's page.",
         ),
     ] = None,

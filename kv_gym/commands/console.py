@@ -12,11 +12,13 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.progress import ProgressColumn
 
     from kv_gym.bench.report import Report
     from kv_gym.bench.tables import Table
 
 PIPE_COLUMNS = 200  # width of tables that are not written to a terminal
+WIDE = 140  # columns of a terminal that has room for a long bar
 SECONDS_BETWEEN = 30  # of two lines that say how far it is, where no bar does
 
 Result = TypeVar("Result")
@@ -43,7 +45,7 @@ def report_view(report: Report) -> RenderableType:
 
     parts: list[RenderableType] = [table_view(table) for table in tables(report)]
     parts += [Text(line, style="red") for line in failures(report)]
-    return Group(*parts, *(Text(line, style="dim") for line in notes(report)))
+    return Group(*parts, *(Text(line, style="dim") for line in notes(report, bold=console().is_terminal)))
 
 
 def table_view(data: Table) -> RenderableType:
@@ -78,6 +80,23 @@ def watched(run: Callable[[BarProgress], Result], path: Path, made: str = "rows"
             raise typer.Exit(130) from None
 
 
+def _columns(width: int) -> list[ProgressColumn]:
+    """What a bar shows on a terminal of so many columns: where it is narrow, the bar and what is under way give way."""
+    from rich import progress
+    from rich.table import Column
+
+    cut = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    return [
+        progress.TextColumn("{task.fields[stage]}", table_column=Column(no_wrap=True)),
+        progress.BarColumn(bar_width=40 if width >= WIDE else 8),
+        progress.MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        progress.TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        progress.TextColumn("left", table_column=Column(no_wrap=True)),
+        progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        progress.TextColumn("{task.description}", style="cyan", table_column=cut),
+    ]
+
+
 class BarProgress:
     """Progress as a bar on stderr: what is under way, how many are done, the time left.
 
@@ -90,11 +109,8 @@ class BarProgress:
 
         self._lines = not sys.stderr.isatty()
         self._begun = self._told = time.monotonic()
-        self._bar = progress.Progress(
-            progress.TextColumn("{task.fields[stage]}"), progress.BarColumn(), progress.MofNCompleteColumn(),
-            progress.TimeElapsedColumn(), progress.TextColumn("left"), progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.description}", style="cyan"), console=Console(stderr=True), disable=self._lines,
-        )  # fmt: skip
+        console = Console(stderr=True)
+        self._bar = progress.Progress(*_columns(console.width), console=console, disable=self._lines, expand=True)
         self._task: Any = None
 
     def __enter__(self) -> BarProgress:

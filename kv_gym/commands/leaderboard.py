@@ -103,14 +103,15 @@ def notes(board: Board, folder: Path) -> list[str]:
         return [f"{folder} holds no submissions ({board.n_trials} trials)."]
     found = [
         "Score: 0 is random eviction, 100 the full cache; mean over budgets, then envs. 95% intervals over problems.",
-        "Rank: 1 + entries of the division whose paired difference with this one has an interval above 0.",
+        "Rank: from 1 + the entries of the division that are better (paired 95% interval above 0) to as many further "
+        "down as there are entries not told apart from it.",
     ]
     found += [f"{printable(one.title)}: {printable('; '.join(one.missing))}" for one in board.of_role("incomplete")]
     return [*found, f"{board.n_trials} trials left out."] if board.n_trials else found
 
 
 def _rank(one: Standing) -> str:
-    return str(one.rank) if one.rank else one.role
+    return one.ranks or one.role
 
 
 def _text(interval: Interval | None) -> str:

@@ -18,8 +18,15 @@ def agents(
         str, typer.Argument(help="One agent, or path/to/mine.py:MyAgent, with its options. Default: all, a line each.")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    bibtex: Annotated[
+        bool,
+        typer.Option("--bibtex", help="Print what to cite: its papers, or those of all."),
+    ] = False,
 ) -> None:
     """List the agents that are installed, or describe one: what it does, and the options that it takes."""
+    if bibtex:
+        _print_bibtex(name, as_json)
+        return
     if name:
         _describe_one(name, as_json)
         return
@@ -69,6 +76,15 @@ def envs(
         source = settings.problems if isinstance(settings.problems, str) else " + ".join(settings.problems)
         table.add_row(env_id, page.title, f"{settings.n_problems} {source}", settings.model, budgets)
     console().print(table)
+
+
+def _print_bibtex(name: str, as_json: bool) -> None:
+    from kv_gym.agents import agent_class, known_agents
+    from kv_gym.commands.bibtex import print_papers
+
+    if as_json:
+        raise ConfigError("--bibtex prints BibTeX and --json JSON. Use one of them.")
+    print_papers({name: agent_class(name)} if name else dict(known_agents()))
 
 
 def _describe(agent: Any) -> tuple[str, str, str]:

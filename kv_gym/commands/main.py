@@ -10,8 +10,10 @@ import typer
 from kv_gym import __version__
 from kv_gym.commands.agreement import agreement
 from kv_gym.commands.bench import bench
+from kv_gym.commands.bibtex import print_suite
 from kv_gym.commands.curves import curves
 from kv_gym.commands.dataset import dataset_app
+from kv_gym.commands.explain import explain
 from kv_gym.commands.leaderboard import leaderboard_app
 from kv_gym.commands.lists import agents, envs
 from kv_gym.commands.migrate import migrate
@@ -41,7 +43,8 @@ app.add_typer(typer.Typer(cls=Trainers, help="Train an agent (`kv-gym train NAME
 app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(dataset_app, name="dataset")
 for command in (
-    bench, sweep, report, agreement, migrate, agents, envs, problems, references, curves, watch, record, replay,
+    bench, sweep, report, explain, agreement, migrate, agents, envs, problems, references, curves, watch, record,
+    replay,
 ):  # fmt: skip
     app.command()(command)
 
@@ -78,6 +81,9 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    bibtex: Annotated[
+        bool, typer.Option("--bibtex", callback=print_suite, is_eager=True, help="Print how to cite kv-gym and stop.")
     ] = False,
 ) -> None:
     """Options of the program itself."""

@@ -41,6 +41,7 @@ ChunkSeconds = Annotated[
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?(?:[eE]\+?[0-9]+)?) ?(?:([KMGTkmgt])(i)?)?[Bb]?")
 WHOLE = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^']|'')*')"""
 QUOTED = re.compile(rf"(?<=[=\[{{,:])\s*{WHOLE}", re.DOTALL)
+NAMED = re.compile(r"(?P<agent>.*\S)\s+as(?:\s+(?P<name>.*))?", re.DOTALL)
 OWN_OPTIONS = {"budget": "--budget", "mode": "--mode", "n_problems": "--problems", "split": "--split"}
 
 
@@ -151,6 +152,28 @@ def parse_agent(text: str) -> tuple[str, dict[str, Any]]:
     Raises:
         ConfigError: As `parse_pairs`.
     """
+    name, *pairs = _pieces(text)
+    return name, parse_pairs(pairs, "--agent NAME,")
+
+
+def split_name(text: str) -> tuple[str, str | None]:
+    """Cut `rkv,lam=0.5 as mine` into the agent and what it shall be called; None where nothing says so.
+
+    An ` as ` inside a value's brackets or quotes, or in the path of a file, is its own.
+
+    Raises:
+        ConfigError: No name stands behind `as`.
+    """
+    found = NAMED.fullmatch(text)
+    if found is None or ".py:" in (found["name"] or "") or _is_open(_pieces(found["agent"])[-1]):
+        return text, None
+    if not (found["name"] or "").strip():
+        raise ConfigError(f"--agent {text!r}: no name stands behind `as`. Use --agent 'rkv,lam=0.5 as mine'.")
+    return found["agent"], found["name"].strip()
+
+
+def _pieces(text: str) -> list[str]:
+    """A name and its KEY=VALUE pairs, as typed."""
     name, *pieces = text.split(",")
     pairs: list[str] = []
     for piece in pieces:
@@ -158,7 +181,7 @@ def parse_agent(text: str) -> tuple[str, dict[str, Any]]:
             pairs[-1] += f",{piece}"
         else:
             pairs.append(piece)
-    return name, parse_pairs(pairs, "--agent NAME,")
+    return [name, *pairs]
 
 
 def _is_open(pair: str) -> bool:
@@ -171,11 +194,13 @@ def build_agent(text: str) -> AgentLike:
     """Build an agent from what `--agent` takes.
 
     Raises:
-        KVGymError: As `load_agent` and `parse_agent`.
+        KVGymError: As `load_agent`, `parse_agent`, `split_name` and `rename`.
     """
-    from kv_gym.agents import load_agent
+    from kv_gym.agents import load_agent, rename
     from kv_gym.bench.guard import building
 
-    name, options = parse_agent(text)
+    typed, other = split_name(text)
+    name, options = parse_agent(typed)
     with building(f"agent {text!r}"):
-        return load_agent(name, **options)
+        agent = load_agent(name, **options)
+        return agent if other is None else rename(agent, other)

@@ -12,7 +12,7 @@ import typer
 
 from kv_gym.commands.console import BarProgress, console, say, watched
 from kv_gym.commands.leaderboard import SUBMISSIONS
-from kv_gym.commands.options import ChunkSeconds, RayAddress, WorkerCount, parse_agent, parse_workers
+from kv_gym.commands.options import ChunkSeconds, RayAddress, WorkerCount, parse_agent, parse_workers, split_name
 from kv_gym.leaderboard.text import printable
 
 submit_app = typer.Typer(help="Put an agent on the leaderboard, or check a submission.", no_args_is_help=True)
@@ -42,7 +42,7 @@ def new(
     author: Annotated[list[str], typer.Option(help="Who submits; repeat for more.")],
     title: Annotated[
         str | None,
-        typer.Option(help="What the board calls it. Default: the agent's name, or that of the class in a file."),
+        typer.Option(help="What the board calls it. Default: what stands behind `as`, else its name."),
     ] = None,
     slug: Annotated[str | None, typer.Option(help="Short name of the folder. Default: made from the title.")] = None,
     link: Annotated[str, typer.Option(help="Paper or repository, https://...")] = "",
@@ -61,10 +61,11 @@ def new(
     from kv_gym.leaderboard.protocol import read_protocol
     from kv_gym.leaderboard.submit import Entry, make_heading, make_submission, slug_of
 
-    name, options = parse_agent(agent)
+    typed, called = split_name(agent)
+    name, options = parse_agent(typed)
     full = read_protocol(protocol)
     played = full.reduced(problems, budget or [])
-    title = title or name.rpartition(":")[2]
+    title = title or called or name.rpartition(":")[2]
     trial = played != full
     heading = make_heading(
         title=title, slug=slug or slug_of(title), authors=author, link=link, division=division.value, trial=trial,

@@ -20,6 +20,7 @@ from kv_gym.commands.options import (
     parse_settings,
     parse_width,
     parse_workers,
+    split_name,
 )
 from kv_gym.errors import ConfigError
 from kv_gym.files import ROWS_FILE
@@ -58,7 +59,7 @@ def sweep(
     Problems are the same for all of them, and rows are kept as those of `kv-gym bench`: the same command goes on, and
     further values add to what is there. Choose by other problems than those that you report.
     """
-    from kv_gym.agents import load_agent
+    from kv_gym.agents import load_agent, rename
     from kv_gym.bench.benchmark import run_bench
     from kv_gym.bench.curves import check_picture
     from kv_gym.bench.plan import Bench
@@ -67,11 +68,13 @@ def sweep(
 
     if plot is not None:
         check_picture(plot)
-    name, fixed = parse_agent(agent)
+    typed, other = split_name(agent)
+    name, fixed = parse_agent(typed)
     chosen = combinations(parse_over(over, fixed))
     if plot is not None and len(over) > 2:
         raise ConfigError(f"--plot shows one option or two, and {len(over)} are swept. Leave it out.")
     loaded = [load_agent(name, **fixed, **options) for options in chosen]
+    loaded = loaded if other is None else [rename(one, other) for one in loaded]
     plan = Bench(
         env_id, loaded, budget or [], problems, modes=modes_of(mode), width=parse_width(width),
         options=parse_settings(settings or []) | {"split": "test"}, problem_seeds=problem_seeds,

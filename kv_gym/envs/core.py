@@ -21,6 +21,7 @@ from kv_gym.engine.memory import Asked, MemoryPlan, widest
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.envs.actions import check_action, decision_shape, keep_scores, make_action_space
 from kv_gym.envs.observations import Observation, make_observation_space, observe, own_array
+from kv_gym.envs.waiting import told_if_slow
 from kv_gym.errors import ActionError, ConfigError, UnknownOptionError, unknown_name
 from kv_gym.llm.device import free_memory, usable
 from kv_gym.llm.frozen import FrozenLLM
@@ -138,7 +139,10 @@ class ProblemSet:
         ]
         if not fitting:
             return []
-        return self.store.get([problem for problem, _ in fitting], [seed for _, seed in fitting], self._room())
+        problems, their_seeds = zip(*fitting, strict=True)
+        n_new = sum(not self.store.knows(self.store.key(problem, seed)) for problem, seed in fitting)
+        with told_if_slow(f"{n_new} problems are new: the full cache writes their texts, which are kept"):
+            return self.store.get(list(problems), list(their_seeds), self._room())
 
     def _room(self) -> int:
         """Texts for whose full cache there is memory now, up to `LOOK_AHEAD`."""
@@ -171,7 +175,8 @@ class EvictionCore:
         if render_mode is not None and render_mode not in METADATA["render_modes"]:
             raise ConfigError(f"render_mode={render_mode!r} is not one of None, {', '.join(METADATA['render_modes'])}.")
         self.config, self.n = settings(env_id, options), n
-        self.llm = load_llm(self.config.model, self.config.revision, self.config.dtype, self.config.device)
+        with told_if_slow(f"the model {self.config.model!r} is being loaded"):
+            self.llm = load_llm(self.config.model, self.config.revision, self.config.dtype, self.config.device)
         self.problems = ProblemSet(self.llm, self.config)
         sizes = self.llm.shape
         self.shape = decision_shape(sizes.n_layers, sizes.n_kv_heads, self.config.slots, self.config.shared)

@@ -1,8 +1,9 @@
 """Submissions -> the board.
 
 An entry's rank is 1 plus the number of entries of its division that are better than it: those for which the 95%
-interval of the paired difference of scores lies above 0. Entries that cannot be told apart can so share a rank. Agents
-that know the future and the full cache are lines to compare with, and an entry that lacks an episode has no rank.
+interval of the paired difference of scores lies above 0. It is shown with the last one that it may have, as many
+further down as there are entries that cannot be told apart from it (`Standing.ranks`). Agents that know the future and
+the full cache are lines to compare with, and an entry that lacks an episode has no rank.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Standing:
 
     Attributes:
         role: `entry`: ranked. `line`: a reference, unranked. `incomplete`: lacks something, unranked.
-        rank: In its division.
+        rank: The first that it may have in its division.
         score: Mean over budgets, then over envs.
         better_than_next: Score minus that of the next entry of the division, paired.
         ties: Slugs of the entries of the division whose paired interval with this one includes 0.
@@ -86,6 +87,13 @@ class Standing:
     ties: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     replaced: int = 0
+
+    @property
+    def ranks(self) -> str:
+        """The ranks that it may have, as its page shows them: `3`, or `3-5` with two that it is not told apart from."""
+        if self.rank is None:
+            return ""
+        return f"{self.rank}-{self.rank + len(self.ties)}" if self.ties else str(self.rank)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ HEAD = """# Leaderboard
 
 How many of the right answers survive when an agent decides which KV-cache slots are evicted: 0 is random eviction,
 100 is the full cache (per cell, on the same episodes; mean over budgets, then over environments). In brackets are 95%
-bootstrap intervals over problems. An entry's rank is 1 plus the number of entries of its division that are better than
-it, that is, for which the interval of the paired difference lies above 0; so entries can share a rank. Lines in italics
-are references and not ranked.
+bootstrap intervals over problems. Ranks are a range: from 1 plus the number of entries of the division that are better
+than an entry, that is, for which the interval of the paired difference lies above 0, to as many further down as there
+are entries that cannot be told apart from it. Lines in italics are references and not ranked.
 """
 
 TAIL = """## Submit
@@ -85,7 +85,7 @@ def _table(cells: Sequence[CellFacts], standings: Sequence[Standing]) -> list[st
         title = escaped(one.title)
         name = title if one.role == "entry" else f"*{title}*"
         accuracies = [f"{100 * cell.accuracy.value:.0f}" if cell.accuracy else "" for cell in one.cells]
-        columns = [str(one.rank or ""), name, one.kind, _interval(one.score), *accuracies]
+        columns = [one.ranks, name, one.kind, _interval(one.score), *accuracies]
         rows.append("| " + " | ".join(columns) + " |")
     return rows
 

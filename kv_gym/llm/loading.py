@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from weakref import WeakValueDictionary
@@ -17,7 +18,7 @@ from kv_gym.llm.fingerprint import file_stamps
 from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.outline import ModelSizes, outline, sizes_of
 from kv_gym.llm.proofs import proven
-from kv_gym.llm.source import EMBEDDED, Source, find_source, foreign
+from kv_gym.llm.source import EMBEDDED, Source, find_source, foreign, hub_for
 from kv_gym.llm.support import foreign_code
 from kv_gym.llm.vocabulary import check_vocabulary, read_tokenizer
 from kv_gym.llm.weights import read_weights
@@ -43,7 +44,8 @@ def load_llm(name: str, revision: str | None = None, dtype: str = "float32", dev
         ConfigError: Unknown dtype, a device that is not here, or a ``.gguf`` file without the packages that read it.
     """
     check_names(name, revision, dtype, device)
-    with foreign_code(name, "it was loaded"):
+    loaded = contextlib.nullcontext() if is_loaded(name, revision, dtype, device) else hub_for(name)
+    with foreign_code(name, "it was loaded"), loaded:
         return _load(name, revision, dtype, device)
 
 
@@ -66,7 +68,7 @@ def model_sizes(name: str, revision: str | None = None, dtype: str = "float32", 
     Args and errors are those of `load_llm`. The device needs not be there either.
     """
     check_names(name, revision, dtype, device)
-    with foreign_code(name, "its config was read"):
+    with foreign_code(name, "its config was read"), hub_for(name):
         return sizes_of(outline(find_source(name, revision)), DTYPES[dtype], torch.device(device))
 
 

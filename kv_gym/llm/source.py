@@ -16,6 +16,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHT
 from transformers.utils import logging as transformers_logging
 
 from kv_gym.errors import ConfigError, KVGymError, UnknownNameError, UnsupportedModelError
+from kv_gym.problems.reach import hub_or_stored
 
 _TINY = Path(__file__).parent / "tiny"
 EMBEDDED = {"tiny": _TINY / "weights", "tiny-domains": _TINY / "domains"}
@@ -91,6 +92,12 @@ class Source:
                 "or download the model again."
             )
         return [file for file in files.values() if file is not None]
+
+
+def hub_for(name: str) -> contextlib.AbstractContextManager[None]:
+    """What a model's files are read in: if it is one of the hub, offline where that does not answer."""
+    here = name in EMBEDDED or name.endswith(".gguf") or not name or os.path.exists(name)
+    return contextlib.nullcontext() if here else hub_or_stored()
 
 
 def find_source(name: str, revision: str | None = None) -> Source:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kv_gym.errors import ConfigError
 from kv_gym.problems.formats import Row
+from kv_gym.problems.reach import hub_or_stored
 from kv_gym.problems.recorded import RecordedSource, survey_rows
 
 
@@ -50,7 +51,8 @@ class HubSet:
             f"Face hub once ({self.repo}), or give a local file: problems=path/to/{self.name}.jsonl."
         )
         try:
-            rows = list(self.rows())
+            with hub_or_stored():
+                rows = list(self.rows())
         except ImportError as error:
             raise ConfigError(f"{ways} ({error.name} is not installed: pip install kv-gym[hub].)") from error
         except Exception as error:  # datasets, huggingface_hub and their HTTP clients all raise their own kinds

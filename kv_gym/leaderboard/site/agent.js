@@ -21,7 +21,7 @@ function agentPage(data, slug) {
 }
 
 function agentHead(one, about) {
-  const role = { entry: `rank ${one.rank}, ${one.division} division`, line: "reference line, unranked", incomplete: "incomplete, unranked" };
+  const role = { entry: `rank ${ranks(one)}, ${one.division} division`, line: "reference line, unranked", incomplete: "incomplete, unranked" };
   const link = one.link ? outside(one.link) : null;
   return el("header", { class: "agent-head" },
     el("h1", { tabindex: "-1" }, one.title),
@@ -34,7 +34,7 @@ function figures(data, one) {
   const title = (slug) => data.board.standings.find((other) => other.slug === slug)?.title ?? slug;
   const card = (name, value, small) => el("div", { class: "card" }, el("dt", {}, name), el("dd", {}, el("b", {}, value), small ? el("small", {}, small) : null));
   const cards = [card("Score", number(one.score.value), `95% interval ${range(one.score, 1)}`)];
-  if (one.role === "entry") cards.push(card("Rank", one.rank, `${one.division} division`));
+  if (one.role === "entry") cards.push(card("Rank", ranks(one), `${one.division} division`));
   if (one.better_than_next) {
     const gap = one.better_than_next;
     cards.push(card("Ahead of the next", number(gap.value), `${title(one.next)}; paired, ${range(gap, 1)}`));

@@ -99,8 +99,13 @@ function row(one, columns) {
   return el("tr", { class: one.role, "data-slug": one.slug }, cells);
 }
 
+// The ranks that an entry may have: from the first to as many further down as there are entries not told apart from it.
+function ranks(one) {
+  return one.ties.length ? `${one.rank}-${one.rank + one.ties.length}` : String(one.rank);
+}
+
 function rankCell(one) {
-  if (one.role === "entry") return [String(one.rank), one.division === "open" ? el("small", {}, "open") : null];
+  if (one.role === "entry") return [ranks(one), one.division === "open" ? el("small", {}, "open") : null];
   return el("span", { class: "tag" }, one.role === "line" ? "line" : "incomplete");
 }
 

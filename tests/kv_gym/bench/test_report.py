@@ -12,7 +12,8 @@ import pytest
 from matplotlib import image
 from rich.console import Console
 
-from kv_gym.bench.plots import COLOURS, OTHERS, looks_of, save_plot
+from kv_gym.bench import plots
+from kv_gym.bench.plots import COLOURS, OTHERS, draw, looks_of, new_figure, save_plot
 from kv_gym.bench.report import Report, build_report, newest_rows
 from kv_gym.bench.rows import EpisodeRow, Rows, RunRow
 from kv_gym.bench.tables import failures, markdown, notes, short
@@ -232,6 +233,26 @@ def test_the_plot_is_a_png_that_is_not_empty(episodes: list[EpisodeRow], tmp_pat
     colours = {tuple((255 * pixel[:3]).astype(int)) for row in pixels[::3] for pixel in row[::3]}
     for colour, _ in looks_of(["good", "bad"]).values():  # a line for each ranked agent
         assert tuple(bytes.fromhex(colour[1:])) in colours
+
+
+def test_one_budget_is_bars_and_several_are_curves(episodes: list[EpisodeRow], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure.axes[0]))
+    for budgets in ([64], [64, 128]):
+        save_plot(build_report([row for row in episodes if row.budget in budgets], [make_run()]), Path("a.png"))
+    bars, curves = drawn
+    assert [text.get_text() for text in bars.get_yticklabels()] == ["golden (hindsight)", "bad", "good"]
+    assert [round(bar.get_width()) for bar in bars.patches] == [75, 0, 50] and not curves.patches
+    assert "64 slots" in bars.get_xlabel() and "beside each other" in curves.get_xlabel()
+
+
+def test_golden_stands_at_the_budget_and_the_others_near_it(episodes: list[EpisodeRow]) -> None:
+    axes = new_figure(4, 4).add_subplot()
+    draw(axes, build_report(episodes, [make_run()]))
+    places = {str(line.get_label()): list(line.get_xdata()) for line in axes.lines}  # type: ignore[arg-type]
+    assert places["golden (hindsight)"] == [64, 128]
+    for agent in ("good", "bad"):
+        assert all(0 < abs(x / budget - 1) < 0.025 for x, budget in zip(places[agent], (64, 128), strict=True))
 
 
 def test_a_results_page_has_tables_and_the_runs_behind_them(episodes: list[EpisodeRow]) -> None:

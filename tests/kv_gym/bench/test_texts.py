@@ -151,6 +151,13 @@ def test_agents_are_said_as_they_are_typed(bench: Bench, folder: Path) -> None:
     of_a_file = {row.agent_sha256: {"parts": {"class": "mine.py:Mine", "options": {"heads": [0, 1]}}}}
     mine = row.model_copy(update={"agent": "mine"})
     assert agent_text(mine, run.model_copy(update={"agents": of_a_file})) == "mine.py:Mine,heads=[0, 1]"
+    parts = {
+        "class": "kv_agents.heuristics.rkv:RKV",
+        "options": {"lam": 0.5, "n_obs": 8},
+        "attributes": {"name": "mine"},
+    }
+    named = run.model_copy(update={"agents": {row.agent_sha256: {"parts": parts}}})
+    assert agent_text(mine, named) == "rkv,lam=0.5 as mine"
     options = {"how": "a, b # c", "also": "yes", "none": None, "tau": 1e-7}
     odd = {row.agent_sha256: {"parts": {"class": "mine.py:Mine", "options": options}}}
     assert parse_agent(agent_text(mine, run.model_copy(update={"agents": odd}))) == ("mine.py:Mine", options)

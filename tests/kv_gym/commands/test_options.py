@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kv_gym.commands.options import OWN_OPTIONS, build_agent, parse_agent, parse_pairs, parse_settings
+from kv_gym.commands.options import OWN_OPTIONS, build_agent, parse_agent, parse_pairs, parse_settings, split_name
 from kv_gym.errors import ConfigError
+from kv_gym.identity import identity_of
 
 
 def test_values_are_yaml() -> None:
@@ -49,6 +50,43 @@ def test_commas_inside_brackets_belong_to_the_value() -> None:
 def test_commas_inside_quotes_belong_to_the_value() -> None:
     found = parse_agent("""mine.py:A,a="x, [y",b='1,2',c=don't,d=["u, v", '[w'],e=5""")
     assert found == ("mine.py:A", {"a": "x, [y", "b": "1,2", "c": "don't", "d": ["u, v", "[w"], "e": 5})
+
+
+@pytest.mark.parametrize(
+    ("text", "agent", "name"),
+    [
+        ("rkv,lam=0.5 as mine", "rkv,lam=0.5", "mine"),
+        ("rkv  as  R-KV, half ", "rkv", "R-KV, half"),
+        ("a.py:A,how='x as y'", "a.py:A,how='x as y'", None),
+        ("a.py:A,how=[x as y,2] as z", "a.py:A,how=[x as y,2]", "z"),
+        ("such as it is.py:A", "such as it is.py:A", None),
+        ("h2o", "h2o", None),
+        ("last", "last", None),
+    ],
+)
+def test_an_agent_can_be_called_something(text: str, agent: str, name: str | None) -> None:
+    assert split_name(text) == (agent, name)
+
+
+def test_the_name_is_the_agents_and_tells_its_rows_apart() -> None:
+    mine, own = build_agent("rkv,lam=0.5 as mine"), build_agent("rkv,lam=0.5")
+    assert (mine.name, own.name, build_agent("rkv").name) == ("mine", "rkv", "rkv") and vars(mine)["lam"] == 0.5
+    assert identity_of(mine).sha256 != identity_of(own).sha256
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("rkv as", "no name stands behind `as`. Use --agent 'rkv,lam=0.5 as mine'"),
+        ("rkv as  ", "no name stands behind `as`"),
+        ("rkv as h2o", "'h2o' is the name of an installed agent. Call 'rkv' something else"),
+        ("rkv as a\tb", "A name is one printable line of 1 to 64"),
+        (f"rkv as {'x' * 65}", "A name is one printable line of 1 to 64"),
+    ],
+)
+def test_names_that_cannot_be(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        build_agent(text)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def test_a_tie_need_not_be_shared_by_all() -> None:
     found = by_slug(board)
     assert found["b"].ties == ["a", "c"] and found["a"].ties == ["b"]
     assert [found[slug].rank for slug in "abc"] == [1, 1, 2]
+    assert [found[slug].ranks for slug in "abc"] == ["1-2", "1-3", "2-3"]
 
 
 def test_lines_are_not_ranked() -> None:
