@@ -6,7 +6,6 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from kv_gym.bench.rows import sha256_of
 from kv_gym.errors import ConfigError, unknown_name
 
 TrackerName = Literal["wandb", "trackio"]
@@ -18,16 +17,15 @@ class Tracker:
 
     Args:
         name: The library.
-        training: Name of the training.
-        settings: What is trained how, JSON values; two trainings that differ in it are two runs.
+        run: Its name, of this training alone.
+        settings: What is trained how, JSON values.
 
     Raises:
         ConfigError: The library is not installed, or cannot begin a run.
     """
 
-    def __init__(self, name: TrackerName, training: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, name: TrackerName, run: str, settings: Mapping[str, Any]) -> None:
         library = library_of(name)
-        run = f"{training}-{sha256_of(dict(settings))[:8]}"
         known = {"id": run} if name == "wandb" else {}  # trackio knows a run by its name
         try:
             self._run = library.init(project=PROJECT, name=run, config=dict(settings), resume="allow", **known)
@@ -36,7 +34,8 @@ class Tracker:
 
     def tell(self, numbers: Mapping[str, Any], step: int) -> None:
         """Log numbers; what is none (a list, a text) is left out, and what is nested goes by `name/key`."""
-        found = {key: value for key, value in _flat(numbers).items() if isinstance(value, int | float)}
+        plain = {key: value.item() if hasattr(value, "item") else value for key, value in _flat(numbers).items()}
+        found = {key: value for key, value in plain.items() if isinstance(value, int | float)}
         found.pop("step", None)  # trackio has a column of that name
         self._run.log(found, step=step)
 

@@ -32,6 +32,7 @@ from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord
 from kv_gym.engine.reference import Reference, ReferenceStore
 from kv_gym.errors import ConfigError, KVGymError
+from kv_gym.llm.frozen import FrozenLLM
 from kv_gym.llm.loading import load_anew, load_llm
 from kv_gym.llm.tokens import way_to_read
 from kv_gym.problems import Problem
@@ -125,10 +126,7 @@ class Player:
 
     def about(self) -> About:
         """Say what it is."""
-        shape = self.llm.shape
-        computation = provenance.computation(shape.dtype, shape.device, way_to_read(shape.device, self.config.compile))
-        hardware = provenance.hardware(shape.device)
-        return About(self.llm.fingerprint, computation, provenance.versions(), hardware)
+        return about(self.llm, self.config)
 
     def widths(
         self, wanted: int | Literal["auto"], configs: Sequence[EnvConfig], share: int, *agents: AgentLike
@@ -175,6 +173,13 @@ class Player:
             played += [(place, Failed(reason_of(touched), touched=True), Time()) for place in places.values()]
             self.llm, self.agents = load_anew(self.config, self.llm), {}
         return played
+
+
+def about(llm: FrozenLLM, config: EnvConfig) -> About:
+    """What a process with this model says of itself."""
+    shape = llm.shape
+    computation = provenance.computation(shape.dtype, shape.device, way_to_read(shape.device, config.compile))
+    return About(llm.fingerprint, computation, provenance.versions(), provenance.hardware(shape.device))
 
 
 def moved(reference: Reference, device: torch.device) -> Reference:
@@ -233,13 +238,14 @@ class Crew:
     Args:
         workers: How many, where.
         config: Names the model that each holds.
+        llm: The model of this process, where that is used too: theirs must be the same.
 
     Raises:
         ConfigError: Ray is not installed, there is no such cluster, or its machines differ.
     """
 
-    def __init__(self, workers: Workers, config: EnvConfig) -> None:
-        self.workers, self.config = workers, config
+    def __init__(self, workers: Workers, config: EnvConfig, llm: FrozenLLM | None = None) -> None:
+        self.workers, self.config, self.llm = workers, config, llm
         self._ray = _ray()
         self._players: list[Any] = []
         self.agents: list[Any] = []
@@ -299,13 +305,16 @@ class Crew:
     def _player(self) -> Any:
         threads = self.workers.own_threads
         gpus = 1 if self.config.device.startswith("cuda") else 0
-        environment = {"env_vars": {"OMP_NUM_THREADS": str(threads)}}
+        paths = os.pathsep.join(path for path in sys.path if path)  # what lies beside an agent's file is imported too
+        environment = {"env_vars": {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths}}
         kind = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, runtime_env=environment)(Player)
         return kind.remote(self.config, threads)
 
     def _check(self, found: Sequence[About]) -> None:
         """Refuse machines that would give other numbers than each other, or than this process."""
         here = replace(found[0], versions=provenance.versions())
+        if self.llm is not None:
+            here = replace(about(self.llm, self.config), versions=here.versions)
         for other in found:
             for name in ("versions", "fingerprint", "computation"):
                 mine, theirs = getattr(here, name), getattr(other, name)
@@ -370,6 +379,8 @@ class Crew:
                         continue
                     found = Lost(f"WorkerDied: its process ended {TRIES} times while these episodes were played.")
                 except self._ray.exceptions.RayTaskError as error:
+                    if not isinstance(error.cause, KVGymError | MemoryError):
+                        raise WorkerError(f"a worker failed: {reason_of(error.cause)}") from error
                     raise error.cause from error  # as it was raised there
                 else:
                     idle.append(one.player)

@@ -14,7 +14,7 @@ from kv_gym.bench.plan import Episode, plays, prepare
 from kv_gym.bench.play import Failed, Time, play
 from kv_gym.bench.progress import Progress
 from kv_gym.bench.rows import sha256_of
-from kv_gym.bench.workers import Crew, Lost, Workers, chunks
+from kv_gym.bench.workers import Crew, Lost, WorkerError, Workers, chunks
 from kv_gym.config import EnvConfig
 from kv_gym.engine.records import EpisodeRecord, full_cache_record, tokens_hash
 from kv_gym.engine.reference import Reference
@@ -96,21 +96,28 @@ def play_apart(
 
     Raises:
         ModelTouched: The agent changed the model.
+        WorkerError: No worker could play some of them; the others have been yielded.
         ConfigError: As `Crew`.
     """
+    lost: list[str] = []
     for llm in {id(cell.llm): cell.llm for cell, _ in todo}.values():
         mine = [(cell, episodes) for cell, episodes in todo if cell.llm is llm]
-        with Crew(workers, mine[0][0].config) as crew:
+        with Crew(workers, mine[0][0].config, llm) as crew:
             crew.send([agent])
             tasks = [
                 task for cell, episodes in mine for task in chunks(cell, episodes, 0, crew, width, evictions=True)
             ]  # fmt: skip
             for task, found in crew.do(tasks):
                 cell, episodes = task.of
-                for place, outcome, spent in found.of_each(len(episodes)) if isinstance(found, Lost) else found:
+                if isinstance(found, Lost):  # the workers' trouble, not the agent's failure
+                    lost.append(found.reason)
+                    continue
+                for place, outcome, spent in found:
                     if isinstance(outcome, Failed) and outcome.touched:
                         raise ModelTouched(outcome.reason)
                     yield played_row(cell, episodes[place], outcome, spent)
+    if lost:
+        raise WorkerError(f"{len(lost)} chunks could not be played. {lost[0]} The same command plays what is missing.")
 
 
 def played_row(

@@ -85,7 +85,11 @@ def read_protocol(path: Path | None = None) -> Protocol:
         protocol = Protocol.model_validate(yaml.safe_load(path.read_text()))
     except (ValidationError, yaml.YAMLError) as error:
         raise ConfigError(f"protocol {str(path)!r} cannot be read: {error}") from error
+    played: set[tuple[str, int]] = set()
     for cell in protocol.cells:
         for budget in cell.budgets:
             protocol.config(cell, budget)
+            if (cell.env_id, budget) in played:  # episodes are known by these
+                raise ConfigError(f"protocol {str(path)!r} has {cell.env_id} at budget {budget} twice. Name it once.")
+            played.add((cell.env_id, budget))
     return protocol

@@ -114,7 +114,7 @@ def make_submission(
     """
     heading, begun = entry.heading, out / f".{entry.heading.slug}.partial.jsonl"
     with building(f"agent {entry.agent!r}"):
-        agent, fresh = (load_agent(entry.agent, **entry.options) for _ in range(2))  # that no model was shown to
+        agent = load_agent(entry.agent, **entry.options)
     today = datetime.now(UTC).date().isoformat()
     if not begun.exists():
         _check_new(_target(out, today, heading))
@@ -136,7 +136,7 @@ def make_submission(
         if files and not partial.rows:  # hours before the end, where it can be checked
             check_alone(folder, described, trial)
         try:
-            _play_all(cells, agent if workers is None else fresh, protocol.width, partial, progress, workers)
+            _play_all(cells, agent, entry, protocol.width, partial, progress, workers)
         except ModelTouched as touched:
             raise SubmissionError(f"agent {agent.name!r}: {touched} Such agents cannot be submitted.") from touched
         episodes = partial.in_order(cells)
@@ -145,7 +145,7 @@ def make_submission(
             agent=described, models={cell.config.model: cell.llm.fingerprint for cell in cells},
             command=one_line(provenance.command(), MAX_COMMAND), git=provenance.git_state(output=out),
             versions=provenance.versions(), width=protocol.width,
-            threads=torch.get_num_threads() if workers is None else workers.own_threads,
+            threads=torch.get_num_threads() if workers is None or not agent.evicts else workers.own_threads,
             references_sha256=references, cells=summarise(episodes),
         )  # fmt: skip
         write_folder(folder, submission, episodes, partial.evicted, cells[0].llm.shape.device)
@@ -177,7 +177,7 @@ def _pack(folder: Path, files: dict[str, Path]) -> None:
 
 
 def _play_all(
-    cells: list[BoardCell], agent: AgentLike, width: int, partial: Partial, progress: Progress,
+    cells: list[BoardCell], agent: AgentLike, entry: Entry, width: int, partial: Partial, progress: Progress,
     workers: Workers | None = None,
 ) -> None:  # fmt: skip
     """Play what the unfinished submission does not hold, and what failed before: the cause may be gone.
@@ -189,12 +189,17 @@ def _play_all(
     playing = Playing(partial.path)
     progress.begin("episodes", sum(len(episodes) for _, episodes in todo))
     if workers is not None and agent.evicts:
-        for row, evicted in play_apart([pair for pair in todo if pair[1]], agent, width, workers):
+        fresh = load_agent(entry.agent, **entry.options)  # as it is before it sees a model
+        for row, evicted in play_apart([pair for pair in todo if pair[1]], fresh, width, workers):
             partial.add(row, evicted)
             progress.advance(1)
         return
+    seen = cells[-1].llm
     for cell, episodes in todo:
         if episodes:
+            if cell.llm is not seen:
+                prepare_watched(cell.llm, agent)
+                seen = cell.llm
             progress.describe(f"{agent.name}, {cell.env_id}, budget {cell.config.budget}")
             with playing.note(f"{agent.name} in {cell.env_id} at budget {cell.config.budget}"):
                 for row, evicted in play_cell(cell, agent, episodes, width):

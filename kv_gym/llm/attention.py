@@ -133,7 +133,8 @@ def attention_rows(query: Tensor, key: Tensor, visible: Tensor, scale: float) ->
     """
     n_kv_heads, slots = key.shape[-3:-1]
     shape = (*query.shape[:-3], n_kv_heads, query.shape[-3] // n_kv_heads, query.shape[-2], slots)
-    mask = torch.where(visible, 0.0, -math.inf).expand(shape).reshape(-1, shape[-3] * shape[-2], slots)
+    allowed = torch.zeros(visible.shape, device=key.device, dtype=torch.float32).masked_fill_(~visible, -math.inf)
+    mask = allowed.expand(shape).reshape(math.prod(shape[:-3]), shape[-3] * shape[-2], slots)
     rows = _masked_rows(query, key, mask, scale).view(shape)
     return torch.nan_to_num_(rows, nan=0.0)
 
@@ -152,7 +153,8 @@ def newest_rows(query: Tensor, key: Tensor, scale: float) -> Tensor:
     *batch, n_q_heads, length, _ = query.shape
     n_kv_heads, slots = key.shape[-3:-1]
     group = n_q_heads // n_kv_heads
-    later = torch.full((length, slots), -math.inf, device=key.device).triu(slots - length + 1).repeat(group, 1)
+    later = torch.full((length, slots), -math.inf, device=key.device, dtype=torch.float32)
+    later = later.triu(slots - length + 1).repeat(group, 1)
     return _masked_rows(query, key, later, scale).view(*batch, n_kv_heads, group, length, slots)
 
 
@@ -191,10 +193,10 @@ def unrotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         cos: From `unrotation`; broadcasts to the first R channels of `states`.
         sin: Likewise.
     """
-    size = cos.shape[-1]
+    size, states = cos.shape[-1], states.to(torch.promote_types(states.dtype, cos.dtype))
     first, second, plain = states[..., : size // 2], states[..., size // 2 : size], states[..., size:]
     (cos1, cos2), (sin1, sin2) = cos.chunk(2, -1), sin.chunk(2, -1)
-    found = torch.empty_like(states)
+    found = torch.empty(states.shape, dtype=states.dtype, device=states.device)
     torch.mul(first, cos1, out=found[..., : size // 2]).addcmul_(second, sin1)
     torch.mul(second, cos2, out=found[..., size // 2 : size]).addcmul_(first, sin2, value=-1)
     found[..., size:] = plain

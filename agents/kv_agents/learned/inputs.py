@@ -124,7 +124,8 @@ def later_cosine(slots: SlotView, states: Tensor) -> Tensor:
 def _highest(states: Tensor, length: Tensor, newest: int) -> Tensor:
     """Highest cosine of states [..., S, D] of some length [..., S] to the later ones of the newest, [..., S]."""
     index = torch.arange(states.shape[-2], device=states.device)
-    later = torch.where(index >= index[-newest:, None], -math.inf, 0.0)  # [newest, S]
+    hidden = index >= index[-newest:, None]
+    later = torch.zeros(hidden.shape, device=states.device).masked_fill_(hidden, -math.inf).to(states.dtype)
     at_once = heads_at_once(later.numel(), states.device)
     best = [
         torch.baddbmm(later, head[:, -newest:] / size[:, -newest:, None], head.transpose(-1, -2)).amax(-2) / size

@@ -280,6 +280,7 @@ class Distiller:
 
     def run(self) -> None:
         """Train to the last round."""
+        self.work.begin()
         started = time.time() - self.seconds
         for number in steps(self.course.progress, "rounds", self.round, self.recipe.rounds):
             self._teach(number)

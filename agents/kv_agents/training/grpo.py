@@ -153,10 +153,12 @@ class Tuner:
 
     def run(self) -> None:
         """Tune to the last iteration."""
+        self.work.begin()
         if self.workers is None:
             self._run()
             return
-        with Crew(self.workers, self.course.config(self.recipe.budgets[0], self.recipe.mode)) as self.crew:
+        config = self.course.config(self.recipe.budgets[0], self.recipe.mode)
+        with Crew(self.workers, config, self.course.llm) as self.crew:
             self._run()
         self.crew = None
 

@@ -123,10 +123,7 @@ class PPOTrainer:
             n_epochs=recipe.epochs, gamma=recipe.gamma, gae_lambda=recipe.gae_lambda, target_kl=recipe.target_kl,
             seed=recipe.seed, policy_kwargs=kwargs, device=str(self.course.llm.shape.device),
         )  # fmt: skip
-        logger = configure(str(self.work.folder), ["csv", *_tensorboard()])
-        if self.work.tracker is not None:
-            logger.output_formats.append(_Told(self.work.tracker))
-        model.set_logger(logger)
+        model.set_logger(configure(str(self.work.folder), ["csv", *_tensorboard()]))
         observation = env.reset()
         slots = torch.as_tensor(observation["slots"])  # type: ignore[call-overload]
         model.policy.scorer.standardise(slots.reshape(len(slots), 1, 1, -1, slots.shape[-1]))
@@ -157,6 +154,9 @@ class PPOTrainer:
 
     def run(self) -> None:
         """Train to the last step."""
+        self.work.begin()
+        if self.work.tracker is not None:
+            self.model.logger.output_formats.append(_Told(self.work.tracker))
         left = self.recipe.steps - self.model.num_timesteps
         if not self.work.log:
             self.evaluate()

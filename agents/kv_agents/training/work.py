@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,24 @@ class Work:
         for name in (STATE_FILE, LOG_FILE):  # nobody else writes here now
             remove_drafts(folder / name)
         self.log: list[dict[str, Any]] = []
-        self.tracker = None if track is None else Tracker(track, folder.name, self.identity)
+        self._track, self._told = track, 0
+        self.tracker: Tracker | None = None
+        self.run = f"{folder.name}-{secrets.token_hex(4)}"
+
+    def begin(self) -> None:
+        """Let the tracker begin, or go on with, the run of this training; what it was not told yet it is told."""
+        if self._track is None or self.tracker is not None:
+            return
+        self.tracker = Tracker(self._track, self.run, self.identity)
+        for row in self.log[self._told :]:
+            self.tracker.tell(row, row["step"])
 
     def add(self, row: dict[str, Any]) -> None:
         """Add a row of numbers, one of which is `step`."""
         self.log.append(row)
         if self.tracker is not None:
             self.tracker.tell(row, row["step"])
+            self._told = len(self.log)
 
     def load(self) -> dict[str, Any] | None:
         """Read the state of an interrupted training, and its log; None when there is none.
@@ -70,6 +82,7 @@ class Work:
             names = sorted(name for name in identity.keys() | self.identity.keys() if self._differs(identity, name))
             raise ConfigError(f"{path} was made with other settings ({', '.join(names)}). {remedy}")
         self.log = log
+        self.run, self._told = found.get("run", self.run), found.get("told", 0)
         self._write_log()
         return dict(state)
 
@@ -79,7 +92,8 @@ class Work:
     def save(self, state: dict[str, Any]) -> None:
         """Write state and log in one piece."""
         data = io.BytesIO()
-        torch.save({"identity": self.identity, "log": self.log, "state": state}, data)
+        known = {"identity": self.identity, "log": self.log, "state": state, "run": self.run, "told": self._told}
+        torch.save(known, data)
         write_whole(self.folder / STATE_FILE, data.getbuffer())
         self._write_log()
 
@@ -90,4 +104,5 @@ class Work:
         """Let others train in this folder."""
         if self.tracker is not None:
             self.tracker.close()
+            self.tracker = None
         self._lock.release()

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from kv_agents.training.work import Work
 from typer.testing import CliRunner
@@ -46,19 +47,35 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_rows_are_told_as_they_are_added(name: Any, library: Library, tmp_path: Path) -> None:
     work = Work(tmp_path / "mine", {"recipe": "X", "lr": 0.1}, name)
-    work.add({"step": 3, "loss": 0.5, "by_budget": {"64": 1.5}, "note": "text"})
+    work.begin()
+    work.add({"step": 3, "loss": 0.5, "by_budget": {"64": 1.5}, "note": "text", "kl": np.float32(0.25)})
     work.close()
-    assert library.told == [({"loss": 0.5, "by_budget/64": 1.5}, 3)] and library.finished == 1
+    assert library.told == [({"loss": 0.5, "by_budget/64": 1.5, "kl": 0.25}, 3)] and library.finished == 1
     (begun,) = library.begun
     assert begun["project"] == "kv-gym" and begun["name"].startswith("mine-") and begun["resume"] == "allow"
     assert begun["config"] == {"recipe": "X", "lr": 0.1} and ("id" in begun) == (name == "wandb")
 
 
-def test_the_same_training_is_the_same_run_and_another_is_another(library: Library, tmp_path: Path) -> None:
-    for settings in ({"lr": 0.1}, {"lr": 0.1}, {"lr": 0.2}):
-        Tracker("wandb", "mine", settings)
-    one, again, other = (begun["id"] for begun in library.begun)
-    assert one == again != other
+def test_a_training_that_resumes_goes_on_with_its_run_and_another_is_another(library: Library, tmp_path: Path) -> None:
+    """Told late, it is told all; a run begins when training does, not before a state is refused."""
+    work = Work(tmp_path / "mine", {"lr": 0.1}, None)
+    work.add({"step": 1, "loss": 0.5})
+    work.save({})
+    work.close()
+    again = Work(tmp_path / "mine", {"lr": 0.1}, "wandb")
+    assert again.load() is not None and not library.begun
+    again.begin()
+    again.add({"step": 2, "loss": 0.25})
+    again.save({})
+    again.close()
+    third = Work(tmp_path / "mine", {"lr": 0.1}, "wandb")
+    third.load()
+    third.begin()
+    third.close()
+    other = Work(tmp_path / "other" / "mine", {"lr": 0.1}, "wandb")
+    other.begin()
+    one, same, another = (begun["id"] for begun in library.begun)
+    assert one == same != another and [step for _, step in library.told] == [1, 2] and library.finished == 2
 
 
 def test_a_ppo_training_tells_what_stable_baselines_logs_too(library: Library, tmp_path: Path) -> None:
@@ -70,7 +87,7 @@ def test_a_ppo_training_tells_what_stable_baselines_logs_too(library: Library, t
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     rows = [row for row, _ in library.told]
-    assert any("validation_return" in row for row in rows) and any("train/loss" in row for row in rows)
+    assert any("validation_return" in row for row in rows) and any("train/approx_kl" in row for row in rows)
     steps = [step for _, step in library.told]
     assert steps == sorted(steps) and library.finished == 1
 

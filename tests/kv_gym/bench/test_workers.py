@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +15,11 @@ from typer.testing import CliRunner
 from kv_gym.agents import AgentLike, load_agent
 from kv_gym.bench.benchmark import BenchResult, run_bench
 from kv_gym.bench.plan import Bench
-from kv_gym.bench.workers import TRIES, Crew, Lost, Task, Workers
+from kv_gym.bench.workers import TRIES, Crew, Lost, Task, Workers, about
 from kv_gym.commands.main import app
+from kv_gym.config import make_config
 from kv_gym.errors import ConfigError, KVGymError
+from kv_gym.llm.loading import load_llm
 
 pytest.importorskip("ray", reason="workers need Ray")
 AGENTS = Path(__file__).parents[2] / "worker_agents.py"
@@ -108,6 +111,18 @@ def test_workers_of_a_model_or_a_device_that_are_not_there(tmp_path: Path) -> No
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="--workers 1: each takes a GPU, and here there are 0"):
             run_bench(plan, tmp_path / "rows.jsonl", workers=Workers(1))
+
+
+def test_workers_have_the_model_and_the_versions_of_the_process_that_uses_it_too() -> None:
+    config = make_config("KVEvict-AIME-v0")
+    llm = load_llm("tiny")
+    crew = Crew(Workers(1), config, llm)
+    same = about(llm, config)
+    crew._check([same, same])
+    for name in ("fingerprint", "computation"):
+        with pytest.raises(ConfigError, match=f"a worker's {name} are another"):
+            crew._check([replace(same, **{name: "another"})] * 2)
+    Crew(Workers(1), config)._check([replace(same, fingerprint="another")] * 2)
 
 
 class FakeRay:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load, load_file, save
 
 from kv_gym.bench.progress import Silent
-from kv_gym.bench.workers import Workers
+from kv_gym.bench.workers import WorkerError, Workers
 from kv_gym.commands import main as cli
 from kv_gym.errors import ConfigError, UndecidedError
 from kv_gym.leaderboard import submit
@@ -419,6 +419,36 @@ def test_workers_make_the_submission_of_one_process(
     ]
     assert (folder / ACTIONS).read_bytes() == (submission / ACTIONS).read_bytes()
     assert check_submission(folder, rules, "replay", Silent(), sample=2, seed=0).ok
+
+
+def test_trouble_of_workers_is_no_failure_of_the_agent_and_what_is_missing_is_played_later(
+    submission: Path, protocol: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The agent imports a module beside its file."""
+    pytest.importorskip("ray", reason="workers need Ray")
+    monkeypatch.setattr(submit, "check_alone", lambda *_: None)
+    monkeypatch.syspath_prepend(str(tmp_path))  # as the folder of its file is while an agent is loaded
+    (tmp_path / "sign_of_mine.py").write_text("SIGN = -1\n")
+    mine = MINE.replace("import torch", "import sign_of_mine").replace(
+        "return -slots", "return sign_of_mine.SIGN * slots"
+    )
+    (tmp_path / "mine.py").write_text(mine)
+    entry, rules = Entry(f"{tmp_path / 'mine.py'}:Mine", {}, HEADING), read_protocol(protocol)
+    with pytest.raises(WorkerError, match="WorkerTooSlow.* The same command plays what is missing"):
+        make_submission(entry, rules, tmp_path, Silent(), Workers(1, chunk_seconds=0.01))
+    assert not list(tmp_path.glob("2*"))
+    folder = make_submission(entry, rules, tmp_path, Silent(), Workers(1))
+    one, other = (read_submission(path).episodes for path in (folder, submission))
+    assert [(row.key, row.failed, row.tokens_sha256) for row in one] == [
+        (row.key, None, row.tokens_sha256) for row in other
+    ]
+
+
+def test_a_protocol_names_an_environment_at_a_budget_once(tmp_path: Path) -> None:
+    cell = "{env_id: KVEvict-AIME-v0, model: tiny, budgets: [160], problems: 4}"
+    (tmp_path / "twice.yaml").write_text(f"id: twice\nsplit: test\nseeds: 1\nwidth: 4\ncells: [{cell}, {cell}]\n")
+    with pytest.raises(ConfigError, match="KVEvict-AIME-v0 at budget 160 twice"):
+        read_protocol(tmp_path / "twice.yaml")
 
 
 def test_an_agent_that_changes_the_model_in_a_worker_cannot_be_submitted(
