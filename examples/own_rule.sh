@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A rule of your own, from its first line to the table in a paper: test, rank, sweep, explain. About four minutes on two cores;
+# A rule of your own, from its first line to the table in a paper: test, rank, sweep, explain. A few minutes on two cores;
 # PROBLEMS=4 is quicker and says less. Everything lies in the folder that you run it in.
 set -euo pipefail
 problems=${PROBLEMS:-32}
