@@ -75,3 +75,16 @@ def random_llama() -> tuple[Any, Any]:
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return LlamaForCausalLM(config), tokenizer
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium; one for all tests of a file, because it takes seconds to start."""
+    from browser import open_browser, why_not
+
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+    driver = open_browser(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()

@@ -127,8 +127,8 @@ def read_submissions(folder: Path) -> list[ReadSubmission]:
     """
     if not folder.is_dir():
         raise RankError(
-            f"there is no folder {folder}. Name one that holds submissions, such as leaderboards/submissions of a clone "
-            "of kv-gym: scores stand on a scale from the board's random agent to its full cache."
+            f"there is no folder {folder}. Name one that holds submissions, such as leaderboards/submissions of a "
+            "clone of kv-gym: scores stand on a scale from the board's random agent to its full cache."
         )
     folders = sorted(place for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
     return [_read(place) for place in folders]

@@ -11,7 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from browser import open_browser, prefer, resize, why_not
+from browser import prefer, resize
 from docs_site import ROOT, Site, build
 from filelock import FileLock
 
@@ -81,17 +81,6 @@ def test_what_leaves_the_folder_has_a_page_here(site: Site) -> None:
     assert "<code>|x|</code>" in site.pages["grading.html"], "GitHub wants bars in tables escaped, the site does not"
     assert "KVEvictVectorEnv" in site.pages["api/environments.html"]
     assert "<td>" in site.pages["training.html"].split("Weight of the divergence from the start")[0]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Chromium; one for all tests, because it takes seconds to start."""
-    reason = why_not()
-    if reason:
-        pytest.skip(reason)
-    driver = open_browser(tmp_path_factory.mktemp("profile"))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")

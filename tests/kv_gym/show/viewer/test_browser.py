@@ -7,23 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import open_browser, prefer, resize, why_not
+from browser import prefer, resize
 
 from kv_gym.show.recording import RecordedEpisode
 from kv_gym.show.viewer.page import build_page
 
 Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Chromium; one for all tests, because it takes seconds to start."""
-    reason = why_not()
-    if reason:
-        pytest.skip(reason)
-    driver = open_browser(tmp_path_factory.mktemp("profile"))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture
