@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from wheel import ROOT, installed
+from from_wheel import ROOT, installed
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -182,6 +183,13 @@ def about(llm: FrozenLLM, config: EnvConfig) -> About:
     return About(llm.fingerprint, computation, provenance.versions(), provenance.hardware(shape.device))
 
 
+def own_paths() -> list[str]:
+    """Where Python looks for modules, but for its own folders: what lies beside an agent's file is imported too."""
+    places = [str(Path(prefix).resolve()) for prefix in (sys.prefix, sys.base_prefix)]
+    found = [path for path in sys.path if path]
+    return [path for path in found if not any(Path(path).resolve().is_relative_to(place) for place in places)]
+
+
 def moved(reference: Reference, device: torch.device) -> Reference:
     """A reference on another device."""
     return replace(
@@ -305,8 +313,7 @@ class Crew:
     def _player(self) -> Any:
         threads = self.workers.own_threads
         gpus = 1 if self.config.device.startswith("cuda") else 0
-        paths = os.pathsep.join(path for path in sys.path if path)  # what lies beside an agent's file is imported too
-        environment = {"env_vars": {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths}}
+        environment = {"env_vars": {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(own_paths())}}
         kind = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, runtime_env=environment)(Player)
         return kind.remote(self.config, threads)
 
