@@ -136,7 +136,7 @@ def test_search_finds_a_knob(browser: Any, address: str) -> None:
     show(browser, f"{address}/index.html", DESKTOP, "light")
     browser.find_element("css selector", ".md-search__button").click()
     browser.switch_to.active_element.send_keys("golden_rounds")
-    WebDriverWait(browser, 20).until(lambda _: browser.execute_script(FOUND, "training.html"))
+    assert WebDriverWait(browser, 20).until(lambda _: browser.execute_script(FOUND, "training.html"))
 
 
 FOUND = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -189,7 +188,6 @@ def played(
         settings: Of the environment, such as the weights of the reward.
         references: What to play; those that cannot be played are left out.
         scorer: Ranks the slots.
-
     """
     config = course.config(budget, mode, **settings)
     playable = course.playable(references, config)
@@ -198,9 +196,12 @@ def played(
     total = torch.zeros(batch.n, device=batch.texts.length.device)
     while batch.active.any():
         total += batch.step(scorer.score(batch.slots())).reward
-    read = batch.records.counts["loss"].sum()
-    loss = float(batch.records.sums["loss"].sum() / read) if read else math.nan
-    return Played(total, float(batch.records.correct.mean()), loss)
+    return Played(total, float(batch.records.correct.mean()), mean_loss(batch))
+
+
+def mean_loss(batch: EpisodeBatch) -> float:
+    """Loss of the tokens that a batch was made to read, nats; NaN where there are none."""
+    return float(batch.records.sums["loss"].sum() / batch.records.counts["loss"].sum())
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

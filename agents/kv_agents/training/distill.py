@@ -26,7 +26,7 @@ from kv_agents.learned import checkpoints
 from kv_agents.learned.inputs import all_of, missing_columns, read_inputs
 from kv_agents.learned.policy import pick_log_probs
 from kv_agents.learned.scorer import Scorer, ScorerConfig
-from kv_agents.training.course import Course, check_counts, set_rate
+from kv_agents.training.course import Course, check_counts, mean_loss, set_rate
 from kv_gym.bench.progress import steps
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.engine.eviction import slots_to_keep
@@ -352,7 +352,7 @@ class Distiller:
                 lesson = Lesson(torch.empty(0), golden(view)[running], view.protected[running], view.evict_every)
                 recalls.append(float(eviction_recall(scores[running], lesson).mean()))
                 kept.append(float(kept_attention(scores[running], lesson).mean()))
-            losses[budget] = round(float(batch.records.sums["loss"].sum() / batch.records.counts["loss"].sum()), 4)
+            losses[budget] = round(mean_loss(batch), 4)
         loss = float(np.mean(list(losses.values())))
         if loss <= self.best[0]:  # early stop: the best one is what is saved in the end
             self.best = loss, {name: tensor.clone() for name, tensor in self.scorer.state_dict().items()}

@@ -26,8 +26,9 @@ from kv_agents.learned.policy import pick_log_probs
 from kv_agents.learned.scorer import Scorer
 from kv_agents.training.course import Course, check_counts, loss_alone, other_mode, played, reward_options, set_rate
 from kv_agents.training.rollouts import Groups, Policy, Rollouts, joined, on, roll, roll_apart
+from kv_gym.bench.player import moved
 from kv_gym.bench.progress import steps
-from kv_gym.bench.workers import Crew, Lost, Task, WorkerError, Workers, moved
+from kv_gym.bench.workers import Crew, Lost, Task, WorkerError, Workers
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.errors import ConfigError
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from kv_agents.learned.inputs import read_inputs
 from kv_agents.learned.policy import sample, scores_of
 from kv_agents.learned.scorer import Scorer, ScorerConfig
-from kv_gym.bench.workers import moved
+from kv_gym.bench.player import moved
 from kv_gym.config import EnvConfig
 from kv_gym.engine.episodes import EpisodeBatch
 from kv_gym.engine.reference import Reference

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from kv_gym.agents import AgentLike, load_agent
 from kv_gym.bench.benchmark import BenchResult, run_bench
 from kv_gym.bench.plan import Bench
-from kv_gym.bench.workers import TRIES, Crew, Lost, Task, Workers, about
+from kv_gym.bench.player import about
+from kv_gym.bench.workers import TRIES, Crew, Lost, Task, Workers
 from kv_gym.commands.main import app
 from kv_gym.config import make_config
 from kv_gym.errors import ConfigError, KVGymError
